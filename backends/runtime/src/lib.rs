@@ -1,0 +1,1 @@
+//! Workers, trackers, transports and collectives for running a schedule.

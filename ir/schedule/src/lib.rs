@@ -1,0 +1,1 @@
+//! The schedule that both backends run, and its arithmetic.

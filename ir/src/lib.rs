@@ -1,0 +1,1 @@
+//! The t3 dialect, the context, typed views, diagnostics and the interpreter.

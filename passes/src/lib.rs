@@ -1,0 +1,1 @@
+//! The passes, their registry and the named pipelines.

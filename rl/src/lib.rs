@@ -1,0 +1,1 @@
+//! Rewarded-tree reinforcement learning: tools, rollouts, rewards, advantages and the loop.

@@ -1,0 +1,3 @@
+//! The `t3c` command.
+
+fn main() {}
