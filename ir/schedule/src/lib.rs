@@ -1,1 +1,15 @@
-//! The schedule that both backends run, and its arithmetic.
+//! The schedule: what every device computes and sends, in which order, and what each arrival triggers.
+//!
+//! It is the only thing that leaves MLIR, and nothing rewrites it: what the simulator times is what
+//! the CPU backend runs. The arithmetic of rings, chunks and thresholds lives here once, and is called
+//! by passes, the dialect's verifier, the simulator, the runtime and the tests.
+//!
+//! Knows nothing but numbers and names: neither MLIR nor LLVM, neither model files nor machines.
+
+pub mod address_space;
+pub mod chunks;
+pub mod ring;
+mod types;
+
+pub use address_space::{Chunk, Op, Store, Trigger, configure_ring_reduce_scatter};
+pub use types::*;
