@@ -8,8 +8,9 @@
 
 pub mod address_space;
 pub mod chunks;
+pub mod ffi;
 pub mod ring;
 mod types;
 
-pub use address_space::{Chunk, Op, Store, Trigger, configure_ring_reduce_scatter};
+pub use address_space::{Chunk, Op, Store, Trigger, configure_ring_reduce_scatter, verify_address_space};
 pub use types::*;
