@@ -10,6 +10,7 @@ use t3c_schedule::{Reduction, ring};
 use crate::Error;
 use crate::hooks::Hooks;
 use crate::layout::Cut;
+use crate::runtime::OneThread;
 use crate::transport::{Call, Exchange};
 use crate::unsafe_memory::{Plain, bytes_of, combine_slices, values_of};
 use crate::watch::Watch;
@@ -25,6 +26,7 @@ pub struct Group<'a> {
     pub(crate) hooks: &'a Hooks,
     pub(crate) members: &'a [u32],
     pub(crate) position: u32,
+    pub(crate) _worker: OneThread,
 }
 
 impl Group<'_> {

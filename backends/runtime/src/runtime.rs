@@ -1,6 +1,7 @@
 //! The runtime: one worker a device, the fused steps of a schedule, and a meeting point for every group.
 
 use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -135,7 +136,7 @@ impl Runtime {
         let outcomes: Vec<Mutex<Option<Result<R, E>>>> =
             (0..self.shared.devices).map(|_| Mutex::new(None)).collect();
         self.pool.run(&|device| {
-            let context = DeviceContext { shared: &self.shared, device };
+            let context = DeviceContext { shared: &self.shared, device, _worker: OneThread::default() };
             let outcome = catch_unwind(AssertUnwindSafe(|| program(&context))).unwrap_or_else(|panic| {
                 let message = panic_message(panic.as_ref());
                 Err(Error::Panicked { device, message }.into())
@@ -213,11 +214,15 @@ impl<T> Grouping<T> {
     }
 }
 
+/// Keeps what belongs to a device on its worker's thread: a device does one thing at a time.
+pub(crate) type OneThread = PhantomData<std::rc::Rc<()>>;
+
 /// A device's view of the runtime, while its program runs.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceContext<'a> {
     shared: &'a Shared,
     device: u32,
+    _worker: OneThread,
 }
 
 impl<'a> DeviceContext<'a> {
@@ -239,7 +244,7 @@ impl<'a> DeviceContext<'a> {
         let mask = axes.iter().fold(0_usize, |mask, axis| mask | 1 << axis);
         let (members, board, position) = self.shared.groupings[mask].of(self.device);
         let (watch, hooks) = (&*self.shared.watch, &*self.shared.hooks);
-        Ok(Group { exchange: board, watch, hooks, members, position })
+        Ok(Group { exchange: board, watch, hooks, members, position, _worker: self._worker })
     }
 
     /// Elements of the device's result of a fused step.

@@ -102,7 +102,7 @@ impl Rows {
 /// The type has no padding, no invalid values and no interior mutability.
 pub unsafe trait Plain: Copy + Send + Sync + 'static {}
 
-// SAFETY (each): a primitive number.
+// SAFETY: a primitive number.
 unsafe impl Plain for f32 {}
 // SAFETY: as above.
 unsafe impl Plain for f64 {}
@@ -212,14 +212,20 @@ pub unsafe fn combine(target: Rows, sources: &[Rows], reduction: Reduction) {
     let (count, length) = target.collapsed(sources);
     for index in 0..count {
         let to = target.row(index);
-        // SAFETY (all three): the caller's contract, row by row.
         match (sources, reduction) {
             ([only], _) if only.row(index) == to => {}
-            ([first, second], Reduction::Sum) => unsafe {
-                add(to, first.row(index), second.row(index), length)
-            },
-            (_, Reduction::Sum) => unsafe { fold(to, sources, index, length, |left, right| left + right) },
-            (_, Reduction::Max) => unsafe { fold(to, sources, index, length, maximum) },
+            ([first, second], Reduction::Sum) => {
+                // SAFETY: the caller's contract, for this row.
+                unsafe { add(to, first.row(index), second.row(index), length) }
+            }
+            (_, Reduction::Sum) => {
+                // SAFETY: the caller's contract, for this row.
+                unsafe { fold(to, sources, index, length, |left, right| left + right) }
+            }
+            (_, Reduction::Max) => {
+                // SAFETY: the caller's contract, for this row.
+                unsafe { fold(to, sources, index, length, maximum) }
+            }
         }
     }
 }

@@ -7,13 +7,14 @@
 //! buffer, [`Transport::deliver`] starts a non-blocking send, and the receiver learns of the arrival
 //! from [`Transport::poll`]. Credits are then messages too.
 
-mod threads;
 #[allow(unsafe_code)]
 mod unsafe_board;
+#[allow(unsafe_code)]
+mod unsafe_threads;
 
-pub(crate) use threads::Slots;
-pub use threads::Threads;
 pub use unsafe_board::Board;
+pub(crate) use unsafe_threads::Slots;
+pub use unsafe_threads::Threads;
 
 use crate::Error;
 use crate::unsafe_memory::Place;
@@ -40,7 +41,14 @@ pub enum Delivery {
 }
 
 /// The connection of one fused step among the devices of one group.
-pub trait Transport: Send + Sync {
+///
+/// # Safety
+/// `outgoing` and `incoming` give memory for a whole block of the channel's chunk, apart from that of
+/// every other slot and of the slot's other parity, for as long as the transport lives. What the sender
+/// wrote before `deliver` is what the receiver reads; `has_credit` is true in epochs 0 and 1, and later
+/// only after `free` two epochs before, which happens before it.
+#[allow(unsafe_code)]
+pub unsafe trait Transport: Send + Sync {
     /// Where the sender's stores for `slot` go in `epoch`.
     fn outgoing(&self, slot: Slot, epoch: u64) -> Place<'_>;
 
@@ -100,7 +108,12 @@ impl Call {
 pub type Read<'a> = dyn FnMut(&[&[u8]]) -> Result<(), Error> + 'a;
 
 /// The meeting point of one group for collectives that are not fused.
-pub trait Exchange: Send + Sync {
+///
+/// # Safety
+/// The buffers given to `read` are those that the members of the group passed in the same call, by
+/// position, and stay borrowed while `read` runs.
+#[allow(unsafe_code)]
+pub unsafe trait Exchange: Send + Sync {
     /// Shows `mine` to the group, calls `read` with everybody's buffers, and returns once everybody has
     /// read `mine`. `read` must not wait for another device. Devices that meet in different calls get
     /// an error. Any error stops all devices.

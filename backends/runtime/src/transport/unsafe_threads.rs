@@ -40,7 +40,9 @@ impl Threads {
     }
 }
 
-impl Transport for Threads {
+// SAFETY: each stream has its own buffers, one a parity, whose blocks do not overlap; credits are the
+// release and acquire pair of `Credit`.
+unsafe impl Transport for Threads {
     fn outgoing(&self, slot: Slot, epoch: u64) -> Place<'_> {
         self.incoming(slot, epoch)
     }
