@@ -323,3 +323,17 @@ pub fn shorten<'c, 'b>(value: Val<'c, '_>) -> Val<'c, 'b> {
     // SAFETY: the handle is a plain pointer; the caller builds an operation that dies before the value does.
     unsafe { Value::from_raw(value.to_raw()) }
 }
+
+/// Several locations as one; one alone stays as it is.
+pub fn fused_location<'c>(context: &'c melior::Context, locations: &[Location<'c>]) -> Location<'c> {
+    let raw: Vec<_> = locations.iter().map(|location| location.to_raw()).collect();
+    // SAFETY: the locations are live ones of `context`; a null attribute means no metadata.
+    unsafe {
+        Location::from_raw(mlir_sys::mlirLocationFusedGet(
+            context.to_raw(),
+            raw.len() as isize,
+            raw.as_ptr(),
+            mlir_sys::mlirAttributeGetNull(),
+        ))
+    }
+}
