@@ -36,7 +36,12 @@ fn run_case(path: &Path) -> String {
         assert_eq!(module.text(false), after, "a second run of {file} changes nothing");
     }
     text.push_str("---\n");
-    text + &after
+    text.push_str(&after);
+    if passes.iter().any(|pass| pass == "t3-schedule") {
+        let schedule = crate::schedule(module.op()).expect("the pass made one already");
+        text.push_str(&format!("---\n{schedule}"));
+    }
+    text
 }
 
 #[test]

@@ -54,6 +54,9 @@ pub enum PassError {
         /// What it takes.
         expected: String,
     },
+    /// The schedule would break one of its invariants.
+    #[error("the schedule is not well formed: {0}")]
+    Schedule(String),
     /// No pass of this name.
     #[error("no pass is called `{name}`{}", nearest.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default())]
     UnknownPass {

@@ -39,6 +39,8 @@ passes![
     crate::find_pairs::FindPairs,
     crate::fuse::Fuse,
     crate::configure_address_space::ConfigureAddressSpace,
+    crate::outline::Outline,
+    crate::schedule::CheckSchedule,
 ];
 
 /// Our passes, in the order of the road.
