@@ -18,7 +18,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use melior::ir::{BlockLike, Location, ValueLike, operation::OperationLike};
+use melior::ir::{
+    BlockLike, Location, ValueLike,
+    operation::{OperationLike, OperationPrintingFlags},
+};
 use t3c_ir::{
     Blk, Builder, Op, TensorType, Val,
     attributes::string_attr,
@@ -51,7 +54,7 @@ impl Pass for Outline {
     }
 
     fn run(&self, module: Op<'_, '_>, cx: &PassContext) -> Result<(), PassError> {
-        let mut kernels = Kernels::new(module);
+        let mut kernels = Kernels::new(module)?;
         let all = functions(module).into_iter();
         for function in all.filter(|function| is_program(*function)) {
             let found = Graph::of(function)?;
@@ -273,7 +276,7 @@ impl<'c, 'a> Graph<'c, 'a> {
         let kind = self.kind(members, inputs);
         ffi::set_attribute(op, KERNEL, string_attr(ffi::context_of(op), kind));
         self.fill(Function(op), block, members, inputs, outputs, location)?;
-        Ok(kernels.unique(op, signature.name))
+        kernels.unique(op, signature.name)
     }
 
     fn kind(&self, members: &[Op<'c, 'a>], inputs: &[Val<'c, 'a>]) -> &'static str {
@@ -397,12 +400,12 @@ struct Kernels<'c, 'a> {
 }
 
 impl<'c, 'a> Kernels<'c, 'a> {
-    fn new(module: Op<'c, 'a>) -> Self {
+    fn new(module: Op<'c, 'a>) -> Result<Self, PassError> {
         let mut kernels = Self { module, known: HashMap::new(), next: 0, made: 0, called: 0 };
         for function in functions(module).into_iter().filter(|function| kernel_kind(*function).is_some()) {
-            kernels.known.insert(text(function.0, &function.name()), function.name());
+            kernels.known.insert(text(function.0, &function.name())?, function.name());
         }
-        kernels
+        Ok(kernels)
     }
 
     fn free_name(&mut self) -> String {
@@ -413,19 +416,23 @@ impl<'c, 'a> Kernels<'c, 'a> {
     }
 
     /// Erases `kernel` when an equal one is known; returns the symbol to call.
-    fn unique(&mut self, kernel: Op<'c, 'a>, name: String) -> String {
+    fn unique(&mut self, kernel: Op<'c, 'a>, name: String) -> Result<String, PassError> {
         self.called += 1;
-        let text = text(kernel, &name);
+        let text = text(kernel, &name)?;
         if let Some(known) = self.known.get(&text) {
             ffi::erase(kernel);
-            return known.clone();
+            return Ok(known.clone());
         }
         self.made += 1;
         self.known.insert(text, name.clone());
-        name
+        Ok(name)
     }
 }
 
-fn text(kernel: Op<'_, '_>, name: &str) -> String {
-    kernel.to_string().replacen(&format!("@{name}("), "@(", 1)
+/// A kernel's text without its symbol. The generic form, since the other one depends on whether everything
+/// around the kernel is valid already.
+fn text(kernel: Op<'_, '_>, name: &str) -> Result<String, PassError> {
+    let flags = OperationPrintingFlags::new().print_generic_operation_form();
+    let text = kernel.to_string_with_flags(flags)?;
+    Ok(text.replacen(&format!("sym_name = \"{name}\""), "sym_name", 1))
 }
