@@ -3,6 +3,7 @@
 //! Every other module here forbids it. What these modules offer is safe where a type can carry
 //! the proof; the functions that take a caller's pointers say what they ask of them.
 
+pub mod attention;
 pub mod gemm;
 pub mod ir;
 pub mod jit;
