@@ -1,3 +1,4 @@
 //! Native code for CPUs: kernels, lowering and executables.
 
+pub mod bench;
 pub mod kernels;

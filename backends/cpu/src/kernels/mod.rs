@@ -32,6 +32,7 @@ pub use error::Error;
 pub use gemm::{GemmPlan, Output, Region, TileDone};
 pub use isa::{Isa, Machine, RegisterTile};
 pub use raw::attention::{AttentionGradients, AttentionInputs, AttentionKernels, Cache, Pages};
+pub use raw::buffer::AlignedFloats;
 pub use raw::gemm::GemmKernels;
 pub use raw::jit::{Emit, Jit, JitBuilder};
 

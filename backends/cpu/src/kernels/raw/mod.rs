@@ -4,7 +4,9 @@
 //! the proof; the functions that take a caller's pointers say what they ask of them.
 
 pub mod attention;
+pub mod buffer;
 pub mod gemm;
 pub mod ir;
 pub mod jit;
 pub mod measure;
+pub mod product;
