@@ -5,9 +5,13 @@
 //! and the runtime; never a model file.
 
 pub mod arena;
+pub mod bench;
 pub mod error;
+pub mod executable;
 pub mod kernels;
 pub mod lower;
+mod unsafe_memory;
 mod unsafe_translate;
 
 pub use error::Error;
+pub use executable::{Executable, Options, Port, State};

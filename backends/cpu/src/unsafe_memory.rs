@@ -30,9 +30,8 @@ impl Aligned {
     }
 
     fn layout(length: usize) -> Layout {
-        // A length that cannot be laid out cannot have come from an allocation; ask for the most and fail there.
         Layout::from_size_align(length.max(1), ALIGNMENT)
-            .unwrap_or_else(|_| Layout::new::<[u8; 1]>())
+            .unwrap_or_else(|_| handle_alloc_error(Layout::new::<u8>()))
     }
 
     /// The first byte.

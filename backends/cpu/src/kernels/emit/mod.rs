@@ -226,6 +226,11 @@ impl<'c, 'm> Emitter<'c, 'm> {
             .map_err(|_| Error::UnexpectedType("store"))
     }
 
+    /// Memory for `count` floats on this call's stack; to be asked for before any loop.
+    pub fn stack_floats(&self, count: usize) -> Result<PointerValue<'c>, Error> {
+        Ok(self.builder.build_alloca(self.vector_type(count), "")?)
+    }
+
     /// Hints that the line at `at` is about to be written.
     pub fn prefetch_for_write(&self, at: PointerValue<'c>) -> Result<(), Error> {
         let i32_type = self.context.i32_type();
