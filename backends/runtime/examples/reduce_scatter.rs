@@ -1,4 +1,4 @@
-//! How fast a reduce-scatter is on this machine, plain and fused, with the memory limit beside it:
+//! How fast a reduce-scatter is on this machine, plain and fused, beside its bare additions and stores:
 //!
 //!     cargo run --release -p t3c-runtime --example reduce_scatter [DEVICES [MEGABYTES [BLOCK_ROWS]]]
 //!
@@ -18,7 +18,7 @@ const ROUNDS: usize = 300;
 const VARIANTS: [&str; 5] = [
     "barrier",
     "reduce-scatter, plain",
-    "limit: its additions on the device's own memory",
+    "the same additions on the device's own memory",
     "stores of the whole value (a producer's own)",
     "the same stores, fused: summed and scattered",
 ];
