@@ -12,8 +12,8 @@ const LEAST: f32 = -104.0;
 const GREATEST: f32 = 89.0;
 /// 1.5 · 2²³: adding it rounds to an integer, which then stands in the low bits.
 const ROUND: f32 = 12_582_912.0;
-/// ln 2 in two parts; the first has so few bits that its multiples are exact.
-const LN_2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+/// ln 2 in two parts; the first (355 / 512) has so few bits that its multiples are exact.
+const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 /// (exp(r) − 1 − r) / r² for |r| ≤ ln 2 / 2, highest power first (Cephes, `expf.c`).
 const POLYNOMIAL: [f32; 6] = [
     1.987_569_1e-4,

@@ -85,11 +85,9 @@ impl Pages<'_> {
 impl AttentionKernels {
     /// Looks up what `Kernels` compiled for `head_dim`.
     pub(in crate::kernels) fn new(code: &Arc<Jit>, head_dim: usize) -> Result<Self, Error> {
-        let attend = code.address(&names::attend(head_dim))?;
-        let backward = code.address(&names::attend_backward(head_dim))?;
+        let (attend, backward) = (names::attend(head_dim), names::attend_backward(head_dim));
         // SAFETY: `emit_attend` and `emit_backward` gave these names exactly these signatures, and `_code` keeps them.
-        let (attend, backward) =
-            unsafe { (std::mem::transmute(attend), std::mem::transmute(backward)) };
+        let (attend, backward) = unsafe { (code.function(&attend)?, code.function(&backward)?) };
         Ok(AttentionKernels {
             head_dim,
             attend,
