@@ -1,6 +1,7 @@
-//! The sub-layers of the T3 paper's evaluation on a system, as a table: `sub_layers [SYSTEM]`.
+//! The sub-layers of the T3 paper's evaluation on a system, as a table: `sub_layers [SYSTEM [rows|columns]]`,
+//! where the last says along which dimension of the product the chunks are cut.
 
-use t3c_schedule::testing::gemm_reduce_scatter;
+use t3c_schedule::testing::gemm_reduce_scatter_along;
 use t3c_sim::{Error, Options, Policy, Report, System, simulate};
 
 /// Name, hidden size, tokens, devices.
@@ -19,11 +20,12 @@ const SUB_LAYERS: [(&str, u64); 4] = [("OP", 1), ("FC-2", 4), ("FC-1", 4), ("IP"
 
 fn main() -> Result<(), Error> {
     let system = System::open(&std::env::args().nth(1).unwrap_or("t3-80cu".to_owned()))?;
+    let dimension = usize::from(std::env::args().nth(2).as_deref() == Some("columns"));
     let mut reports: Vec<(String, Report)> = Vec::new();
     for (model, hidden, tokens, devices) in MODELS {
         for (name, factor) in SUB_LAYERS {
             let k = factor * hidden / u64::from(devices);
-            let schedule = gemm_reduce_scatter(tokens, hidden, k, devices);
+            let schedule = gemm_reduce_scatter_along(dimension, tokens, hidden, k, devices);
             let report = simulate(&schedule, &system, &Options::default())?;
             reports.push((format!("{model} TP{devices} {name}"), report));
         }

@@ -31,8 +31,6 @@ pub(crate) enum Item<'s> {
     },
     /// Bytes copied in memory.
     Copy(u64),
-    /// A call.
-    Call(usize),
 }
 
 /// Everything that `program` does, in order.
@@ -160,8 +158,11 @@ impl<'s> Extractor<'s> {
                     Work::Product { k, element: self.program.buffers[compute.reads[0]].element }
                 }
                 _ => {
-                    let (flops, bytes) = cost(self.program, compute);
-                    Work::Stream { flops, read_bytes: bytes.0 }
+                    // What an earlier one of the producers wrote is still in registers.
+                    let mut outside = compute.clone();
+                    outside.reads.retain(|buffer| !producers.iter().any(|p| p.writes.contains(buffer)));
+                    let (flops, (read_bytes, _)) = cost(self.program, &outside);
+                    Work::Stream { flops, read_bytes }
                 }
             })
             .collect();
@@ -182,7 +183,8 @@ impl<'s> Extractor<'s> {
                 let hops = u64::from((*to).min(devices.saturating_sub(*to)).max(1));
                 items.push(Item::Send { bytes: self.program.buffers[*buffer].bytes(), hops });
             }
-            StepKind::Call { program, .. } => items.push(Item::Call(*program)),
+            // The callee's steps are found in its own program.
+            StepKind::Call { .. } => {}
         }
     }
 

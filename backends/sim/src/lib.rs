@@ -42,6 +42,6 @@ pub use error::Error;
 pub use policy::Policy;
 pub use recorder::Line;
 pub use report::{DramBytes, EndToEnd, PartReport, PolicyReport, Report, SCHEMA, SubLayerReport};
-pub use simulate::{Options, simulate, simulate_unverified};
+pub use simulate::{Options, simulate};
 pub use system::System;
 pub use traffic::Traffic;

@@ -27,10 +27,6 @@ impl Output {
         self.rows() * self.columns * self.layers
     }
 
-    pub fn bytes(&self) -> u64 {
-        self.elements() * self.element_bytes
-    }
-
     /// Bytes of one index of the chunked dimension.
     pub fn index_bytes(&self) -> u64 {
         self.inner * self.columns * self.layers * self.element_bytes
