@@ -195,13 +195,9 @@ impl<'s> Extractor<'s> {
             CollectiveKind::AllGather => &buffers[collective.output],
             _ => &buffers[collective.input],
         };
-        let dimension = match collective.kind {
-            CollectiveKind::AllReduce => scatter_dimension(&whole.shape, devices).unwrap_or(0),
-            _ => collective.dimension,
-        };
-        // A scalar is one index.
-        let extent = whole.shape.get(dimension).copied().unwrap_or(1).max(1);
-        let divided = Divided { extent, index_bytes: whole.bytes() / extent, devices };
+        // Only its time is asked for, to which a rounded-up byte a chunk makes no difference.
+        let extent = whole.bytes().next_multiple_of(u64::from(devices));
+        let divided = Divided { extent, index_bytes: 1, devices };
         let ring = |kind| Workload::Ring(kind, divided);
         let rings = match collective.kind {
             CollectiveKind::ReduceScatter => vec![ring(Ring::ReduceScatter)],
@@ -238,8 +234,12 @@ pub(crate) fn cost(program: &Program, compute: &Compute) -> (u64, (u64, u64)) {
 fn output(producers: &[Compute], shape: &[u64], dimension: usize, element_bytes: u64) -> Output {
     let extent = shape.get(dimension).copied().unwrap_or(1).max(1);
     let elements: u64 = shape.iter().product();
+    let has_shape = |contraction: &&Contraction| {
+        contraction.c.len() == shape.len()
+            && contraction.c.iter().zip(shape).all(|(&index, &extent)| contraction.extents[index] == extent)
+    };
     let contraction = producers.iter().find_map(|producer| match &producer.work {
-        ScheduleWork::Contraction(contraction) => Some(contraction),
+        ScheduleWork::Contraction(contraction) => Some(contraction).filter(has_shape),
         _ => None,
     });
     let (inner, columns, layers) = match contraction {

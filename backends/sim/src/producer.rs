@@ -49,6 +49,48 @@ pub(crate) struct Step {
     pub time: Picoseconds,
 }
 
+/// The cache items of one work: a panel's steps lie next to each other.
+#[derive(Clone, Copy)]
+struct Panels {
+    rows: usize,
+    columns: usize,
+    steps: usize,
+}
+
+/// What the work-groups of a wave read in each step, per reduction index.
+#[derive(Default)]
+struct WaveReads {
+    wave: Option<usize>,
+    /// Row panels with their rows, each once.
+    rows: Vec<(usize, u64)>,
+    /// Column panels with their columns, each once.
+    columns: Vec<(usize, u64)>,
+    /// Rows and columns of all tiles together.
+    requested: u64,
+    /// Elements of the largest tile, as the matrix pipelines pad it.
+    padded: u64,
+}
+
+impl WaveReads {
+    fn of(wave: usize, tiles: &[Tile]) -> Self {
+        let mut reads = WaveReads { wave: Some(wave), ..WaveReads::default() };
+        for tile in tiles {
+            let rows = tile.rows.end - tile.rows.start;
+            reads.rows.push((tile.row_panel, rows));
+            reads.columns.push((tile.column_panel, tile.columns));
+            reads.requested += rows + tile.columns;
+            let padded =
+                rows.next_multiple_of(MATRIX_GRANULE) * tile.columns.next_multiple_of(MATRIX_GRANULE);
+            reads.padded = reads.padded.max(padded);
+        }
+        for panels in [&mut reads.rows, &mut reads.columns] {
+            panels.sort_unstable();
+            panels.dedup();
+        }
+        reads
+    }
+}
+
 /// The whole plan of one device's producer, and the cache it reads through.
 pub(crate) struct Plan {
     works: Vec<Work>,
@@ -56,10 +98,11 @@ pub(crate) struct Plan {
     tiles: Vec<Tile>,
     steps: Vec<(usize, u64)>,
     cache: Cache,
-    /// First cache item of each work's row panels, then of its column panels.
-    panels: Vec<(usize, usize)>,
+    /// Where each work's panels are among the cache's items.
+    panels: Vec<Panels>,
+    /// What the last loaded wave reads.
+    current: WaveReads,
     first_tile_item: usize,
-    row_panels: usize,
     /// Elements that each streaming work has passed.
     streamed: Vec<u64>,
     wave_size: usize,
@@ -82,7 +125,7 @@ impl Plan {
             let rows = items;
             let columns = rows + row_panels * count as usize;
             items = columns + column_panels * count as usize;
-            panels.push((rows, columns));
+            panels.push(Panels { rows, columns, steps: count as usize });
         }
         if steps.is_empty() {
             steps.push((usize::MAX, 0));
@@ -94,7 +137,7 @@ impl Plan {
             panels,
             first_tile_item: items,
             steps,
-            row_panels,
+            current: WaveReads::default(),
             streamed: vec![0; producer.works.len()],
             wave_size: system.compute.units.max(1) as usize,
             tiles,
@@ -129,27 +172,18 @@ impl Plan {
         let (work, part) = self.steps[step];
         match self.works.get(work) {
             Some(&Work::Product { k, element }) => {
+                if self.current.wave != Some(wave) {
+                    self.current = WaveReads::of(wave, self.wave(wave));
+                }
                 let indices = system.compute.k_step.min(k - (part * system.compute.k_step).min(k));
                 let index_bytes = indices * element.bytes();
-                let mut missing = 0;
-                for (item, extent) in self.wave_panels(wave, work, part as usize) {
-                    let bytes = extent * index_bytes;
-                    if bytes > 0 && !self.cache.touch(item, bytes) {
-                        missing += bytes;
-                    }
-                }
-                let mut cycles = 0;
-                let mut requested = 0;
-                for tile in self.wave(wave) {
-                    let rows = tile.rows.end - tile.rows.start;
-                    let padded =
-                        rows.next_multiple_of(MATRIX_GRANULE) * tile.columns.next_multiple_of(MATRIX_GRANULE);
-                    let flops = 2 * padded * indices;
-                    cycles = cycles.max(flops.div_ceil(system.compute.matrix_flops_per_cycle(element)));
-                    requested += (rows + tile.columns) * index_bytes;
-                }
+                let missing = self.miss(work, part as usize, index_bytes);
+                let reads = &self.current;
+                let flops = 2 * reads.padded * indices;
+                let cycles = flops.div_ceil(system.compute.matrix_flops_per_cycle(element));
                 let arithmetic = duration(cycles, system.compute.clock);
-                Step { missing, time: arithmetic.max(duration(requested, system.cache.bandwidth)) }
+                let requested = duration(reads.requested * index_bytes, system.cache.bandwidth);
+                Step { missing, time: arithmetic.max(requested) }
             }
             Some(&Work::Stream { flops, read_bytes }) => {
                 let total = self.output.elements().max(1);
@@ -168,19 +202,19 @@ impl Plan {
         }
     }
 
-    /// The cache items that a wave's step reads, each once, with rows or columns of each.
-    fn wave_panels(&self, wave: usize, work: usize, part: usize) -> Vec<(usize, u64)> {
-        let steps = self.steps.iter().filter(|(index, _)| *index == work).count();
-        let (rows, columns) = self.panels[work];
-        debug_assert!(columns >= rows + self.row_panels);
-        let mut panels = Vec::with_capacity(2 * self.wave_size);
-        for tile in self.wave(wave) {
-            panels.push((rows + tile.row_panel * steps + part, tile.rows.end - tile.rows.start));
-            panels.push((columns + tile.column_panel * steps + part, tile.columns));
+    /// Touches what the current wave reads in one step; returns the bytes that the cache lacks.
+    fn miss(&mut self, work: usize, part: usize, index_bytes: u64) -> u64 {
+        let Panels { rows, columns, steps } = self.panels[work];
+        let mut missing = 0;
+        for (first, panels) in [(rows, &self.current.rows), (columns, &self.current.columns)] {
+            for &(panel, extent) in panels {
+                let bytes = extent * index_bytes;
+                if bytes > 0 && !self.cache.touch(first + panel * steps + part, bytes) {
+                    missing += bytes;
+                }
+            }
         }
-        panels.sort_unstable();
-        panels.dedup();
-        panels
+        missing
     }
 }
 

@@ -76,7 +76,7 @@ fn run(schedule: &Schedule, system: &System, options: &Options) -> Result<Report
 /// How often each program runs.
 fn calls(schedule: &Schedule) -> Vec<u64> {
     fn visit(schedule: &Schedule, program: usize, times: u64, calls: &mut [u64], depth: usize) {
-        calls[program] += times;
+        calls[program] = calls[program].saturating_add(times);
         // Deeper than there are programs is a recursion; a verified schedule has none.
         if depth == 0 {
             return;
@@ -88,7 +88,7 @@ fn calls(schedule: &Schedule) -> Vec<u64> {
             }
         }
         for (callee, count) in callees {
-            visit(schedule, callee, times * count, calls, depth - 1);
+            visit(schedule, callee, times.saturating_mul(count), calls, depth - 1);
         }
     }
     let mut calls = vec![0; schedule.programs.len()];
@@ -127,7 +127,7 @@ impl Whole<'_> {
                         }
                         _ => self.system.vector_flops_per_second(),
                     };
-                    self.compute += calls * self.roofline(flops, rate, read + written);
+                    self.add_compute(calls, flops, rate, read.saturating_add(written));
                 }
                 Item::Rings(location, rings) => {
                     for ring in rings {
@@ -136,24 +136,32 @@ impl Whole<'_> {
                             .runner
                             .workload(&ring, Arbitration::RoundRobin, None)
                             .map_err(|error| error.at(location))?;
-                        self.communication += calls * outcome.time.0;
+                        self.add_communication(calls, outcome.time);
                     }
                 }
                 Item::Send { bytes, hops } => {
                     let link = &self.system.link;
-                    let time = duration(bytes.saturating_mul(hops), link.bandwidth).0 + link.latency.0 * hops;
-                    self.communication += calls * time;
+                    let latency = Picoseconds(link.latency.0.saturating_mul(hops));
+                    self.add_communication(
+                        calls,
+                        duration(bytes.saturating_mul(hops), link.bandwidth) + latency,
+                    );
                 }
-                Item::Copy(bytes) => self.compute += calls * self.roofline(0, 1, bytes),
+                Item::Copy(bytes) => self.add_compute(calls, 0, 1, bytes),
             }
         }
         Ok(())
     }
 
     /// The longer of arithmetic and traffic, with the launch.
-    fn roofline(&self, flops: u64, rate: u64, bytes: u64) -> u64 {
+    fn add_compute(&mut self, calls: u64, flops: u64, rate: u64, bytes: u64) {
         let time = duration(flops, rate).max(duration(bytes, self.system.memory.bandwidth));
-        (time + self.system.compute.kernel_launch).0
+        let time = time + self.system.compute.kernel_launch;
+        self.compute = self.compute.saturating_add(calls.saturating_mul(time.0));
+    }
+
+    fn add_communication(&mut self, calls: u64, time: Picoseconds) {
+        self.communication = self.communication.saturating_add(calls.saturating_mul(time.0));
     }
 
     fn fits(&self, location: &str, workload: &Workload) -> Result<(), Error> {
@@ -186,7 +194,8 @@ impl Whole<'_> {
         let mut sequential = Picoseconds(0);
         for &policy in &self.policies {
             let run = self.runner.sub_layer(layer, policy).map_err(|error| error.at(location))?;
-            *self.sublayer_ps.entry(policy).or_default() += calls * run.time.0;
+            let sum = self.sublayer_ps.entry(policy).or_default();
+            *sum = sum.saturating_add(calls.saturating_mul(run.time.0));
             if policy == Policy::Sequential {
                 sequential = run.time;
             } else {
@@ -213,8 +222,9 @@ impl Whole<'_> {
 
     fn report(self) -> Report {
         let us = |picoseconds: u64| Picoseconds(picoseconds).as_us();
-        let others = self.compute + self.communication;
-        let total = |policy: &Policy| self.sublayer_ps.get(policy).copied().unwrap_or(0) + others;
+        let others = self.compute.saturating_add(self.communication);
+        let total =
+            |policy: &Policy| self.sublayer_ps.get(policy).copied().unwrap_or(0).saturating_add(others);
         let sequential = total(&Policy::Sequential);
         let mut end_to_end = EndToEnd {
             sublayers_us: us(sequential - others),

@@ -320,9 +320,12 @@ fn chunk_shape(whole: &[u64], dimension: usize, devices: u32) -> Result<Vec<u64>
 fn verify_fused(schedule: &Schedule, program: &Program, fused: &Fused) -> Result<(), StepError> {
     let devices = group_size(schedule, &fused.collective)?;
     fused.producers.iter().try_for_each(|producer| verify_compute(program, producer))?;
-    if let Some(&partial) = fused.producers.last().and_then(|producer| producer.writes.first()) {
-        shape_is(&program.buffers[partial], fused.shape.clone())?;
-    }
+    let last_written = fused.producers.last().and_then(|producer| producer.writes.first());
+    let Some(&partial) = last_written else {
+        let what = "results of the producers of a fused step".to_owned();
+        return Err(StepError::Count { what, found: 0, expected: 1 });
+    };
+    shape_is(&program.buffers[partial], fused.shape.clone())?;
     if fused.collective.kind == CollectiveKind::ReduceScatter {
         let result = &program.buffers[fused.result];
         let expected = chunk_shape(&fused.shape, fused.dimension, devices)?;
@@ -384,6 +387,7 @@ mod tests {
         assert_eq!(broken_step(|p| p.steps[1].after.clear()), MissingDependency { step: 0, buffer: 3 });
         assert_eq!(broken_step(|p| fused(p).result = 9), NoBuffer { buffer: 9, buffers: 5 });
         assert_eq!(broken_step(|p| fused(p).block = 0), EmptyBlock);
+        assert!(matches!(broken_step(|p| fused(p).producers.clear()), Count { .. }));
         assert_eq!(broken_step(|p| fused(p).dimension = 2), NoDimension { dimension: 2, rank: 2 });
         assert_eq!(broken_step(|p| fused(p).collective.axes[0] = 1), NoAxis { axis: 1, axes: 1 });
         assert!(matches!(broken_step(|p| p.buffers[0].shape[0] = 9), Shape { .. }));
