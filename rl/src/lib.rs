@@ -5,5 +5,9 @@
 //! step. The root package implements it with compiled code.
 
 pub mod credit;
+pub mod decode;
+pub mod pack;
+pub mod random;
 pub mod task;
 pub mod tools;
+pub mod tree;
