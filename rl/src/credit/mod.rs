@@ -15,7 +15,7 @@ mod loss;
 mod reward;
 mod types;
 
-pub use check::CreditError;
+pub use check::{CreditError, options as check_options};
 pub use loss::{TokenLoss, k3, surrogate};
 pub use types::{
     Aggregate, Credit, ForkNorm, NodeInput, Options, Request, TrajNorm, TrajScore,
