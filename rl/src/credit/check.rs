@@ -66,9 +66,7 @@ pub enum CreditError {
 /// Checks the choices.
 pub fn options(options: &Options) -> Result<(), CreditError> {
     let at = |name: &str| format!("options.{name}");
-    let in_range = |name: &'static str, value, holds, expected| {
-        in_range(|| at(name), value, holds, expected)
-    };
+    let in_range = |name: &'static str, value, holds, expected| in_range(|| at(name), value, holds, expected);
     let positive = |name, value: f64| in_range(name, value, value >= 0.0, "0 or more");
     in_range("gamma", options.gamma, (0.0..=1.0).contains(&options.gamma), "0 to 1")?;
     in_range("w1", options.w1, true, "a finite number")?;
@@ -140,8 +138,7 @@ fn trajectory(input: &TreeInput, index: usize) -> Result<(), CreditError> {
     let at = |name: &str| format!("input.trajectories[{index}].{name}");
     let nodes = input.nodes.len();
     let leaf = usize::try_from(trajectory.leaf).ok().filter(|leaf| *leaf < nodes);
-    let leaf =
-        leaf.ok_or_else(|| CreditError::Leaf { field: at("leaf"), leaf: trajectory.leaf, nodes })?;
+    let leaf = leaf.ok_or_else(|| CreditError::Leaf { field: at("leaf"), leaf: trajectory.leaf, nodes })?;
     in_range(|| at("r_out"), trajectory.r_out, true, "a finite number")?;
     if !trajectory.finished && trajectory.r_out != -1.0 {
         return Err(CreditError::Unfinished { field: at("finished"), r_out: trajectory.r_out });

@@ -26,13 +26,7 @@ pub(super) struct TreeLoss {
 
 /// −[A⁺·min(r, 1 + clip_high) + A⁻·max(r, 1 − clip_low)] with r = exp(logp − old_logp). With a dual
 /// clip c the second ratio is at most c.
-pub fn surrogate(
-    logp: f64,
-    old_logp: f64,
-    a_plus: f64,
-    a_minus: f64,
-    options: &Options,
-) -> TokenLoss {
+pub fn surrogate(logp: f64, old_logp: f64, a_plus: f64, a_minus: f64, options: &Options) -> TokenLoss {
     let difference = logp - old_logp;
     let ratio = difference.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp();
     // The ratio's derivative in logp is the ratio itself, or 0 where it was clamped.

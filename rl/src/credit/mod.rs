@@ -18,8 +18,8 @@ mod types;
 pub use check::{CreditError, options as check_options};
 pub use loss::{TokenLoss, k3, surrogate};
 pub use types::{
-    Aggregate, Credit, ForkNorm, NodeInput, Options, Request, TrajNorm, TrajScore,
-    TrajectoryInput, TreeInput, Weighting,
+    Aggregate, Credit, ForkNorm, NodeInput, Options, Request, TrajNorm, TrajScore, TrajectoryInput,
+    TreeInput, Weighting,
 };
 
 use reward::Shape;

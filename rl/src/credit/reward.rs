@@ -68,12 +68,7 @@ pub(super) fn format(input: &TreeInput, options: &Options, shape: &Shape) -> Vec
 }
 
 /// R(s) = G over the trajectories through s of γ^(T − t)·R_out + R_fm.
-pub(super) fn steps(
-    input: &TreeInput,
-    options: &Options,
-    shape: &Shape,
-    r_fm: &[f64],
-) -> Vec<f64> {
+pub(super) fn steps(input: &TreeInput, options: &Options, shape: &Shape, r_fm: &[f64]) -> Vec<f64> {
     let reward = |node: usize| {
         let returns = shape.through[node].iter().map(|index| {
             let distance = shape.paths[*index].len() - shape.depth[node];
@@ -145,12 +140,7 @@ pub(super) fn fork_advantages(options: &Options, shape: &Shape, r_step: &[f64]) 
     advantages
 }
 
-pub(super) fn blend(
-    options: &Options,
-    shape: &Shape,
-    a_traj: &[f64],
-    a_fork: &[f64],
-) -> Vec<Vec<f64>> {
+pub(super) fn blend(options: &Options, shape: &Shape, a_traj: &[f64], a_fork: &[f64]) -> Vec<Vec<f64>> {
     let row = |(path, a_traj): (&Vec<usize>, &f64)| {
         path.iter().map(|node| options.w1 * a_traj + options.w2 * a_fork[*node]).collect()
     };

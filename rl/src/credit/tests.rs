@@ -98,8 +98,7 @@ fn a_tree_by_hand() {
     let plus = 0.1 * (a_traj[0] + a_fork[0]).max(0.0) + 0.1 * (a_traj[1] + a_fork[0]).max(0.0);
     assert!(close(credit.a_plus[0].unwrap(), plus));
     assert!(close(credit.weight_sum[0].unwrap(), 0.2));
-    let pruned =
-        [credit.r_fm[4], credit.r_step[4], credit.a_fork[4], credit.a_plus[4], credit.weight_sum[4]];
+    let pruned = [credit.r_fm[4], credit.r_step[4], credit.a_fork[4], credit.a_plus[4], credit.weight_sum[4]];
     assert_eq!(pruned, [None; 5]);
     assert_eq!(credit.dlogp[4], vec![0.0]);
 }
@@ -151,8 +150,7 @@ fn equal_rewards_give_no_gradient() {
         input.nodes[2].parent = -1;
         input.nodes.iter_mut().for_each(|node| node.format_score = 0.7);
         input.trajectories = vec![ended(0, 0.1), ended(1, 0.1), ended(2, 0.1)];
-        let options =
-            Options { traj_score, fork_norm: ForkNorm::Std, eps: 0.0, ..Options::default() };
+        let options = Options { traj_score, fork_norm: ForkNorm::Std, eps: 0.0, ..Options::default() };
         let credit = credit(&input, &options).unwrap();
         assert_eq!(credit.loss, 0.0);
         assert!(credit.dlogp.iter().flatten().all(|value| *value == 0.0));

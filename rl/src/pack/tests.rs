@@ -13,9 +13,10 @@ fn visible(pack: &Pack, index: usize) -> Vec<Token> {
 
 /// Log-probability of a target after a sequence, under a policy that hashes the sequence.
 fn logp(sequence: &[Token], target: Token) -> f64 {
-    let hash = sequence.iter().chain([&target]).fold(7u64, |hash, token| {
-        (hash ^ *token as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17)
-    });
+    let hash = sequence
+        .iter()
+        .chain([&target])
+        .fold(7u64, |hash, token| (hash ^ *token as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17));
     -0.01 - 2.0 * (hash >> 11) as f64 / (1u64 << 53) as f64
 }
 

@@ -108,11 +108,7 @@ fn insert(arguments: &mut Map<String, Value>, keys: &[&str], operands: &[f64]) {
 }
 
 /// Runs a tool and rounds its result to two decimals; nothing at or above a million.
-pub(super) fn observe(
-    name: &str,
-    arguments: &Map<String, Value>,
-    episode: &Episode,
-) -> Option<f64> {
+pub(super) fn observe(name: &str, arguments: &Map<String, Value>, episode: &Episode) -> Option<f64> {
     let result = tools::find(name)?.call(arguments, episode).ok()?;
     if result.abs() >= 1e6 {
         return None;
@@ -155,9 +151,6 @@ mod tests {
     #[test]
     fn a_call_is_json_between_its_tags() {
         let pieces = CallForm::of("mean").unwrap().pieces(&[12.0, 7.5]).concat();
-        assert_eq!(
-            pieces,
-            r#"<tool_call>{"name":"mean","arguments":{"numbers":[12,7.5]}}</tool_call>"#
-        );
+        assert_eq!(pieces, r#"<tool_call>{"name":"mean","arguments":{"numbers":[12,7.5]}}</tool_call>"#);
     }
 }

@@ -26,13 +26,7 @@ pub struct TaskOptions {
 
 impl Default for TaskOptions {
     fn default() -> Self {
-        Self {
-            mix: [0.3, 0.6, 0.1],
-            withheld: 0.12,
-            cannot: -1.0,
-            teacher: Teacher::Repeats,
-            faults: None,
-        }
+        Self { mix: [0.3, 0.6, 0.1], withheld: 0.12, cannot: -1.0, teacher: Teacher::Repeats, faults: None }
     }
 }
 

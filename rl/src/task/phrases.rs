@@ -20,8 +20,7 @@ pub(super) struct Then {
     pub wordings: &'static [&'static str],
 }
 
-pub(super) const FRAMES: [&str; 6] =
-    ["what is", "find", "tell me", "give me", "compute", "please find"];
+pub(super) const FRAMES: [&str; 6] = ["what is", "find", "tell me", "give me", "compute", "please find"];
 
 const fn first(
     name: &'static str,
@@ -47,11 +46,7 @@ pub(super) const SINGLE: [First; 9] = [
 /// First phrases that two calls answer.
 pub(super) const DOUBLE: [First; 2] = [
     first("gap", &["subtract", "absolute_value"], &["gap between A and B", "how far A is from B"]),
-    first(
-        "divround",
-        &["divide", "round_number"],
-        &["A over B rounded", "A split by B to nearest whole"],
-    ),
+    first("divround", &["divide", "round_number"], &["A over B rounded", "A split by B to nearest whole"]),
 ];
 
 pub(super) const THEN: [Then; 7] = [

@@ -257,9 +257,8 @@ fn finish(
     let distractors = OFFERED.saturating_sub(needed.len());
     let mut offered = needed.clone();
     offered.extend(&others[..distractors]);
-    let withheld = (random.random::<f64>() < options.withheld)
-        .then(|| needed.choose(random).copied())
-        .flatten();
+    let withheld =
+        (random.random::<f64>() < options.withheld).then(|| needed.choose(random).copied()).flatten();
     if let Some(withheld) = withheld {
         offered.retain(|name| *name != withheld);
         offered.push(others[distractors]);

@@ -123,16 +123,34 @@ mod tests {
         assert_eq!(response, "<tool_response>52</tool_response>");
         let cases = [
             // No think block.
-            (r#"<tool_call>{"name":"add","arguments":{"a":1,"b":2}}</tool_call>"#, [false, true, true, true, true]),
+            (
+                r#"<tool_call>{"name":"add","arguments":{"a":1,"b":2}}</tool_call>"#,
+                [false, true, true, true, true],
+            ),
             // No call block.
-            (r#"<think>use</think>","arguments":{"a":1,"b":2}}</tool_call>"#, [true, false, false, false, false]),
+            (
+                r#"<think>use</think>","arguments":{"a":1,"b":2}}</tool_call>"#,
+                [true, false, false, false, false],
+            ),
             // No JSON: a leading zero.
-            (r#"<think>use</think><tool_call>{"name":"add","arguments":{"a":01,"b":2}}</tool_call>"#, [true, true, false, false, false]),
+            (
+                r#"<think>use</think><tool_call>{"name":"add","arguments":{"a":01,"b":2}}</tool_call>"#,
+                [true, true, false, false, false],
+            ),
             // Wrong keys.
-            (r#"<think>use</think><tool_call>{"name":"add","arguments":{"base":1,"exponent":2}}</tool_call>"#, [true, true, true, false, false]),
+            (
+                r#"<think>use</think><tool_call>{"name":"add","arguments":{"base":1,"exponent":2}}</tool_call>"#,
+                [true, true, true, false, false],
+            ),
             // Fails: division by zero, a tool that is not offered.
-            (r#"<think>use</think><tool_call>{"name":"divide","arguments":{"a":1,"b":0}}</tool_call>"#, [true, true, true, true, false]),
-            (r#"<think>use</think><tool_call>{"name":"multiply","arguments":{"a":1,"b":0}}</tool_call>"#, [true, true, true, true, false]),
+            (
+                r#"<think>use</think><tool_call>{"name":"divide","arguments":{"a":1,"b":0}}</tool_call>"#,
+                [true, true, true, true, false],
+            ),
+            (
+                r#"<think>use</think><tool_call>{"name":"multiply","arguments":{"a":1,"b":0}}</tool_call>"#,
+                [true, true, true, true, false],
+            ),
         ];
         for (text, checks) in cases {
             let (step, response) = read_text(text);

@@ -82,10 +82,7 @@ impl Writer<'_> {
             self.call_step(&wrong);
         }
         let mut repeats = 1;
-        while self.calls + repeats < MOST_CALLS
-            && repeats < MOST_REPEATS
-            && self.chance(self.faults.repeat)
-        {
+        while self.calls + repeats < MOST_CALLS && repeats < MOST_REPEATS && self.chance(self.faults.repeat) {
             repeats += 1;
         }
         let mut result = None;

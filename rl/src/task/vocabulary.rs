@@ -23,8 +23,24 @@ pub(super) const ERROR: &str = "error";
 pub(super) const CANNOT: &str = "cannot";
 
 const FRAME: [&str; 18] = [
-    PAD, TOOLS, END_TOOLS, THINK, END_THINK, CALL, CLOSE, CLOSE_LIST, ANSWER, END_ANSWER, RESPONSE,
-    END_RESPONSE, ERROR, CANNOT, "use", "done", "lack", "-",
+    PAD,
+    TOOLS,
+    END_TOOLS,
+    THINK,
+    END_THINK,
+    CALL,
+    CLOSE,
+    CLOSE_LIST,
+    ANSWER,
+    END_ANSWER,
+    RESPONSE,
+    END_RESPONSE,
+    ERROR,
+    CANNOT,
+    "use",
+    "done",
+    "lack",
+    "-",
 ];
 const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 
@@ -62,8 +78,7 @@ impl Vocabulary {
         pieces.extend(DIGITS);
         let words: BTreeSet<_> = phrases::words().filter(|word| !pieces.contains(word)).collect();
         pieces.extend(words);
-        let ids: HashMap<_, _> =
-            pieces.iter().enumerate().map(|(id, piece)| (*piece, id as Token)).collect();
+        let ids: HashMap<_, _> = pieces.iter().enumerate().map(|(id, piece)| (*piece, id as Token)).collect();
         let ends = [CLOSE, CLOSE_LIST, END_ANSWER].map(|piece| ids[piece]);
         let longest = pieces.iter().map(|piece| piece.len()).max().unwrap_or(0);
         Self { pieces, ids, ends, longest }

@@ -8,8 +8,7 @@ const A_B: &[Parameter] = &[
     Parameter::required("a", Kind::Number, "First number."),
     Parameter::required("b", Kind::Number, "Second number."),
 ];
-const NUMBERS: &[Parameter] =
-    &[Parameter::required("numbers", Kind::Numbers, "The numbers, at least one.")];
+const NUMBERS: &[Parameter] = &[Parameter::required("numbers", Kind::Numbers, "The numbers, at least one.")];
 const UNITS: &[Parameter] = &[
     Parameter::required("value", Kind::Number, "Value to convert."),
     Parameter::required("unit_in", Kind::Text, "Unit of the value."),

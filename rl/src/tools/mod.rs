@@ -90,13 +90,9 @@ impl std::fmt::Debug for Tool {
 impl Tool {
     /// The declaration as an OpenAI-style function.
     pub fn declaration(&self) -> Value {
-        let properties: Map<String, Value> = self
-            .parameters
-            .iter()
-            .map(|parameter| (parameter.name.to_owned(), parameter.schema()))
-            .collect();
-        let required: Vec<_> =
-            self.parameters.iter().filter(|p| p.required).map(|p| p.name).collect();
+        let properties: Map<String, Value> =
+            self.parameters.iter().map(|parameter| (parameter.name.to_owned(), parameter.schema())).collect();
+        let required: Vec<_> = self.parameters.iter().filter(|p| p.required).map(|p| p.name).collect();
         json!({
             "type": "function",
             "function": {
@@ -169,9 +165,7 @@ impl Parameter {
             Kind::Number => value.is_number(),
             Kind::Integer => value.as_f64().is_some_and(|x| x.fract() == 0.0),
             Kind::Text => value.is_string(),
-            Kind::Numbers => {
-                value.as_array().is_some_and(|items| items.iter().all(Value::is_number))
-            }
+            Kind::Numbers => value.as_array().is_some_and(|items| items.iter().all(Value::is_number)),
         }
     }
 }
@@ -234,7 +228,11 @@ mod tests {
             ("add", json!({"a": 20, "b": 32}), 52.0),
             ("divide", json!({"a": 7, "b": 2}), 3.5),
             ("get_hour", json!({}), 7.0),
-            ("imperial_si_conversion", json!({"value": 100, "unit_in": "celsius", "unit_out": "fahrenheit"}), 212.0),
+            (
+                "imperial_si_conversion",
+                json!({"value": 100, "unit_in": "celsius", "unit_out": "fahrenheit"}),
+                212.0,
+            ),
             ("imperial_si_conversion", json!({"value": 3, "unit_in": "km", "unit_out": "miles"}), 1.864_113),
             ("logarithm", json!({"value": 8, "base": 2, "precision": 10}), 3.0),
             ("max_value", json!({"numbers": [3, 9, 4]}), 9.0),

@@ -56,7 +56,12 @@ pub struct StepOutcome {
 /// A model in training.
 pub trait Policy: Decoder {
     /// One optimizer step on a packed batch. The next decode uses the new parameters.
-    fn train(&mut self, objective: Objective, batch: &Batch, hyper: &Hyper) -> Result<StepOutcome, Self::Error>;
+    fn train(
+        &mut self,
+        objective: Objective,
+        batch: &Batch,
+        hyper: &Hyper,
+    ) -> Result<StepOutcome, Self::Error>;
 
     /// Sets the optimizer's moments to zero: a new phase begins.
     fn reset_optimizer(&mut self) -> Result<(), Self::Error>;

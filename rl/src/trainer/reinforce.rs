@@ -5,7 +5,9 @@ use std::time::Instant;
 use rand::seq::SliceRandom;
 
 use super::metrics::share;
-use super::{Decay, LearningRate, Policy, RlMetrics, StepOutcome, TrainError, Trainer, TreeSummary, train_step};
+use super::{
+    Decay, LearningRate, Policy, RlMetrics, StepOutcome, TrainError, Trainer, TreeSummary, train_step,
+};
 use crate::credit::{Credit, Weighting, credit};
 use crate::pack::{Batch, Objective, Weighted, batches};
 use crate::random::{Purpose, Seed};
@@ -22,8 +24,7 @@ impl<T: Task> Trainer<T> {
             |item| self.task.question(Split::Training, &mut seed.stream(Purpose::Questions, item, 0));
         let questions: Vec<_> = (0..self.recipe.rl.questions as u64).map(question).collect();
         let options = self.recipe.rollout_options();
-        let (trees, counts) =
-            rollout(policy, &self.task, &questions, &options, &self.shapes.decode, seed)?;
+        let (trees, counts) = rollout(policy, &self.task, &questions, &options, &self.shapes.decode, seed)?;
         let facts = questions.iter().map(|question| self.task.facts(question));
         let mut metrics = RlMetrics { step: step + 1, ..RlMetrics::default() };
         metrics.rollout = TreeSummary::new(trees.iter().zip(facts));

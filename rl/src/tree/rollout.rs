@@ -9,7 +9,9 @@ use rand_chacha::ChaCha8Rng;
 use thiserror::Error;
 
 use super::{Node, Selection, Trajectory, Tree};
-use crate::decode::{BlockAllocator, BlockTable, DecodeRows, DecodeShape, Decoder, Distribution, OutOfBlocks};
+use crate::decode::{
+    BlockAllocator, BlockTable, DecodeRows, DecodeShape, Decoder, Distribution, OutOfBlocks,
+};
 use crate::random::{Purpose, Seed};
 use crate::task::{Ending, Task, Token};
 
@@ -149,7 +151,7 @@ struct Feed {
 
 enum Then {
     /// The step goes on.
-    Continue { node: usize, random: ChaCha8Rng },
+    Continue { node: usize, random: Box<ChaCha8Rng> },
     /// As many steps begin here.
     Fork { parent: Option<usize>, children: usize },
 }
@@ -281,7 +283,7 @@ impl<T: Task> Rollout<'_, T> {
         }
     }
 
-    fn begin(&mut self, question: usize, parent: Option<usize>) -> (usize, ChaCha8Rng) {
+    fn begin(&mut self, question: usize, parent: Option<usize>) -> (usize, Box<ChaCha8Rng>) {
         let growing = &mut self.growing[question];
         let node = growing.tree.nodes.len();
         growing.tree.nodes.push(Node {
@@ -293,11 +295,11 @@ impl<T: Task> Rollout<'_, T> {
             ending: Ending::Call,
             format_score: 0.0,
         });
-        (node, self.seed.stream(Purpose::Tokens, question as u64, node as u64))
+        (node, Box::new(self.seed.stream(Purpose::Tokens, question as u64, node as u64)))
     }
 
     /// Draws one token of a step from the current distribution.
-    fn extend(&mut self, question: usize, node: usize, table: BlockTable, mut random: ChaCha8Rng) {
+    fn extend(&mut self, question: usize, node: usize, table: BlockTable, mut random: Box<ChaCha8Rng>) {
         let (token, logp) = self.distribution.draw(&mut random);
         self.counts.sampled += 1;
         let step = &mut self.growing[question].tree.nodes[node];
