@@ -51,17 +51,18 @@ fn flattened(input: &TreeInput, options: &Options, credit: &Credit) -> (f64, Vec
             step -= 1;
             let (advantage, weight) = (credit.a[index][step], credit.weight[index]);
             let node = &input.nodes[current as usize];
-            for token in 0..node.model_tokens {
+            let row = &mut dlogp[current as usize];
+            for (token, derivative) in row.iter_mut().enumerate() {
                 let ratio = (node.logp[token] - node.old_logp[token]).exp();
                 let clipped = ratio.clamp(1.0 - options.clip_low, 1.0 + options.clip_high);
                 let is_clipped = clipped * advantage < ratio * advantage;
                 loss -= weight * (ratio * advantage).min(clipped * advantage);
                 let slope = if is_clipped { 0.0 } else { ratio * advantage };
-                dlogp[current as usize][token] -= weight * slope;
+                *derivative -= weight * slope;
                 if options.beta > 0.0 {
                     let d = node.ref_logp[token] - node.logp[token];
                     loss += weight * options.beta * (d.exp() - d - 1.0);
-                    dlogp[current as usize][token] += weight * options.beta * (1.0 - d.exp());
+                    *derivative += weight * options.beta * (1.0 - d.exp());
                 }
             }
             current = node.parent;
@@ -89,8 +90,8 @@ fn a_tree_by_hand() {
         r_step[3] - centre_first,
     ];
     let a_traj = [1.0 - 1.0 / 3.0, -1.0 - 1.0 / 3.0, 1.0 - 1.0 / 3.0];
-    for index in 0..4 {
-        assert!(close(credit.a_fork[index].unwrap(), a_fork[index]));
+    for (found, expected) in credit.a_fork.iter().zip(a_fork) {
+        assert!(close(found.unwrap(), expected));
     }
     // |τ| = 3, 4, 3: token mean.
     assert_eq!(credit.weight, vec![0.1; 3]);

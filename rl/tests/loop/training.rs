@@ -58,16 +58,23 @@ fn whole(recipe: &Recipe) -> Vec<Event> {
 }
 
 fn rl(events: &[Event]) -> Vec<&RlMetrics> {
-    events
-        .iter()
-        .filter_map(|event| if let Event::Rl(metrics) = event { Some(metrics) } else { None })
-        .collect()
+    let mut found = Vec::new();
+    for event in events {
+        if let Event::Rl(metrics) = event {
+            found.push(metrics);
+        }
+    }
+    found
 }
 
 fn evaluations(events: &[Event]) -> Vec<&Evaluation> {
-    let evaluated =
-        |event| if let &Event::Evaluated(ref evaluation) = event { Some(evaluation) } else { None };
-    events.iter().filter_map(evaluated).collect()
+    let mut found = Vec::new();
+    for event in events {
+        if let Event::Evaluated(evaluation) = event {
+            found.push(evaluation);
+        }
+    }
+    found
 }
 
 #[test]
