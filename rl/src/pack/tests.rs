@@ -22,7 +22,15 @@ fn logp(sequence: &[Token], target: Token) -> f64 {
 
 fn node(parent: Option<usize>, depth: u32, tokens: Vec<Token>, response: Vec<Token>) -> Node {
     let logp = tokens.iter().map(|token| -0.1 - 0.01 * (*token % 50) as f32).collect();
-    Node { parent, depth, tokens, logp, response, ending: Ending::Call, format_score: 0.6 }
+    Node {
+        parent,
+        depth,
+        tokens,
+        logp,
+        response,
+        ending: Ending::Call,
+        checks: [true, true, false, true, false],
+    }
 }
 
 /// Random trees with distinct leaves; some branches are pruned.

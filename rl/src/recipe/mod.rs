@@ -329,7 +329,6 @@ impl Recipe {
             max_step_tokens: self.rl.max_step_tokens,
             context: self.model.max_position_embeddings,
             temperature: self.rl.temperature as f32,
-            selection: self.rl.selection,
         }
     }
 
@@ -340,7 +339,6 @@ impl Recipe {
             branching: 1,
             t_max: self.evaluation.t_max,
             temperature: temperature as f32,
-            selection: Selection::Chains,
             ..self.rollout_options()
         }
     }
