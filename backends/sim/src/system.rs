@@ -20,8 +20,10 @@ pub enum Topology {
 /// The compute units and what one work-group does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Compute {
-    /// Compute units; each runs one work-group at a time.
+    /// Compute units.
     pub units: u64,
+    /// Work-groups that a unit holds at a time; it multiplies for one while others load or store.
+    pub workgroups_per_unit: u64,
     /// Their clock, in hertz.
     pub clock: u64,
     /// 16-bit floating-point operations a cycle of one unit's matrix pipeline.
@@ -230,6 +232,7 @@ impl Compute {
     fn read(mut fields: Fields) -> Result<Self, Error> {
         let read = Self {
             units: fields.count("units")?,
+            workgroups_per_unit: fields.count("workgroups_per_unit")?,
             clock: fields.quantity("clock", Dimension::Frequency)?,
             matrix_flops_per_cycle_f16: fields.count("matrix_flops_per_cycle_f16")?,
             matrix_flops_per_cycle_f32: fields.count("matrix_flops_per_cycle_f32")?,
