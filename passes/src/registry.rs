@@ -34,7 +34,12 @@ macro_rules! passes {
     };
 }
 
-passes![crate::split_all_reduce::SplitAllReduce];
+passes![
+    crate::split_all_reduce::SplitAllReduce,
+    crate::find_pairs::FindPairs,
+    crate::fuse::Fuse,
+    crate::configure_address_space::ConfigureAddressSpace,
+];
 
 /// Our passes, in the order of the road.
 pub fn list() -> &'static [Entry] {
@@ -86,10 +91,7 @@ mod tests {
     #[test]
     fn a_misspelt_pass_names_the_nearest() {
         let error = check("t3-split-al-reduce").unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "no pass is called `t3-split-al-reduce`; did you mean `t3-split-all-reduce`?"
-        );
+        assert_eq!(error, "no pass is called `t3-split-al-reduce`; did you mean `t3-split-all-reduce`?");
         assert!(check("canonicalize").is_ok());
         assert!(check("t3-split-all-reduce{x=1}").is_err());
     }
