@@ -1,1 +1,3 @@
 //! The passes, their registry and the named pipelines.
+
+pub mod shard;
