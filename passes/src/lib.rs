@@ -16,6 +16,7 @@ pub mod pass;
 pub mod pipelines;
 pub mod registry;
 pub mod remark;
+pub mod shard;
 pub mod split_all_reduce;
 
 #[cfg(test)]
