@@ -251,6 +251,41 @@ impl<'c, 'a> Builder<'c, 'a> {
         start: f64,
         body: impl FnOnce(&mut ScalarBody) -> Ref,
     ) -> Result<Val<'c, 'a>, Error> {
+        let shape = self.shape(specification, inputs, captures, extents, element, body)?;
+        let accumulates = shape.iterators.contains(&Iterator::Reduction) || shape.body.reads_output();
+        let init = if accumulates { self.fill(start, &shape.result)? } else { self.empty(&shape.result)? };
+        self.generic(&Generic { init, ..shape })
+    }
+
+    /// A generic whose output starts from `init`, which also gives the extents of the output's loops.
+    ///
+    /// # Errors
+    /// When the specification does not fit the operands.
+    pub fn accumulate(
+        &self,
+        specification: &str,
+        inputs: &[Val<'c, 'a>],
+        captures: &[Val<'c, 'a>],
+        init: Val<'c, 'a>,
+        body: impl FnOnce(&mut ScalarBody) -> Ref,
+    ) -> Result<Val<'c, 'a>, Error> {
+        let r#type = TensorType::of(init)?;
+        let output = letters(specification).pop().unwrap_or_default();
+        let extents: Vec<(char, u64)> = output.into_iter().zip(r#type.shape).collect();
+        let shape = self.shape(specification, inputs, captures, &extents, r#type.element, body)?;
+        self.generic(&Generic { init, ..shape })
+    }
+
+    /// A generic without its initial value: the first input stands in for it.
+    fn shape(
+        &self,
+        specification: &str,
+        inputs: &[Val<'c, 'a>],
+        captures: &[Val<'c, 'a>],
+        extents: &[(char, u64)],
+        element: Element,
+        body: impl FnOnce(&mut ScalarBody) -> Ref,
+    ) -> Result<Generic<'c, 'a>, Error> {
         let mut loops = Loops::new(specification);
         let mut scalar = ScalarBody::new([]);
         for (index, input) in inputs.iter().enumerate() {
@@ -263,22 +298,19 @@ impl<'c, 'a> Builder<'c, 'a> {
         }
         scalar.args.push(element);
         let value = body(&mut scalar);
-        let body = scalar.yield_(value);
         let (maps, iterators, extents) = loops.finish()?;
         let shape: Vec<u64> = maps[inputs.len()].iter().map(|&index| extents[index]).collect();
-        let result = TensorType::new(shape, element);
-        let reduces = iterators.contains(&Iterator::Reduction);
         let init =
-            if reduces || body.reads_output() { self.fill(start, &result)? } else { self.empty(&result)? };
-        self.generic(&Generic {
+            *inputs.first().ok_or_else(|| Error::Mlir("a structured operation needs an input".into()))?;
+        Ok(Generic {
             inputs: inputs.to_vec(),
             init,
             maps,
             iterators,
             extents,
-            body,
+            body: scalar.yield_(value),
             captures: captures.to_vec(),
-            result,
+            result: TensorType::new(shape, element),
         })
     }
 

@@ -1,13 +1,13 @@
 //! The raw MLIR calls that melior does not wrap, and the shims of `dialect/Shim.cpp`, as safe functions.
 
-use std::ffi::c_void;
+use std::{cell::RefCell, collections::HashMap, ffi::c_void};
 
 use melior::{
     StringRef,
     dialect::{DialectHandle, DialectRegistry},
     ir::{
         Attribute, BlockLike, Location, Module, Operation, OperationRef, Type, TypeLike, Value, ValueLike,
-        attribute::AttributeLike, operation::OperationLike,
+        attribute::AttributeLike,
     },
     pass::Pass,
 };
@@ -152,8 +152,21 @@ pub fn value_key(value: Val<'_, '_>) -> usize {
 
 /// The context in which an operation lives.
 pub fn context_of<'c>(operation: Op<'c, '_>) -> &'c melior::Context {
-    // SAFETY: an operation's context outlives it, for 'c.
-    unsafe { operation.context().to_ref() }
+    thread_local! {
+        // melior's reference points at the handle and not at what the handle denotes, so each context's handle
+        // needs a place that outlives every borrow of it: one word a context, kept for good.
+        static HANDLES: RefCell<HashMap<usize, &'static melior::ContextRef<'static>>> = RefCell::default();
+    }
+    // SAFETY: every live operation has a context.
+    let raw = unsafe { mlir_sys::mlirOperationGetContext(operation.to_raw()) };
+    let kept: &'static melior::ContextRef<'static> = HANDLES.with_borrow_mut(|handles| {
+        *handles.entry(raw.ptr as usize).or_insert_with(|| {
+            // SAFETY: only the handle's lifetime is widened; it is given out again for at most 'c below.
+            Box::leak(Box::new(unsafe { melior::ContextRef::from_raw(raw) }))
+        })
+    });
+    // SAFETY: the handle is at a fixed address, and an operation's context outlives it, for 'c.
+    unsafe { kept.to_ref() }
 }
 
 /// The operation that contains `operation`.

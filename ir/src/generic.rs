@@ -128,7 +128,7 @@ impl<'c, 'a> Generic<'c, 'a> {
             .iter()
             .map(|map| {
                 let results: Vec<_> =
-                    map.iter().map(|&index| melior::ir::AffineExpr::dim(context, index).into()).collect();
+                    map.iter().map(|&index| melior::ir::AffineExpr::dim(context, index)).collect();
                 ffi::affine_map_attribute(AffineMap::new(context, self.iterators.len(), 0, &results))
             })
             .collect();
@@ -179,6 +179,17 @@ impl<'c, 'a> Generic<'c, 'a> {
     /// Whether this is a contraction of two inputs: `out + a · b`.
     pub fn is_contraction(&self) -> bool {
         self.inputs.len() == 2 && self.body.is_multiply_add() && self.iterators.contains(&Iterator::Reduction)
+    }
+
+    /// Whether a contraction is worth a matrix-product kernel. Many tiny products, such as rotary embedding's
+    /// 2×2 rotations (batched over tokens and frequencies), are loops.
+    pub fn is_matrix_product(&self) -> bool {
+        /// Multiply-adds of one product below which packing costs more than it saves.
+        const SMALLEST: u64 = 1024;
+        self.contraction().is_some_and(|contraction| {
+            let shape = contraction.gemm_shape();
+            shape.batch == 1 || shape.m * shape.n * shape.k >= SMALLEST
+        })
     }
 
     /// Whether every loop is parallel and the body does not read the output.

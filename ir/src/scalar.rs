@@ -251,9 +251,9 @@ impl ScalarBody {
             return None;
         }
         let uses = self.insts.iter().flat_map(|inst| &inst.operands).filter(|&&r| r == output).count();
-        match inst.operands.as_slice() {
-            &[x, y] if x == output && uses == 1 => Some((inst.op, y)),
-            &[x, y] if y == output && uses == 1 => Some((inst.op, x)),
+        match *inst.operands.as_slice() {
+            [x, y] if x == output && uses == 1 => Some((inst.op, y)),
+            [x, y] if y == output && uses == 1 => Some((inst.op, x)),
             _ => None,
         }
     }

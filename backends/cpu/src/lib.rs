@@ -1,1 +1,3 @@
 //! Native code for CPUs: kernels, lowering and executables.
+
+pub mod kernels;

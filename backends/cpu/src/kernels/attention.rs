@@ -1,0 +1,3 @@
+//! Attention.
+/// Largest head size.
+pub const MAX_HEAD_DIM: usize = 512;

@@ -1,0 +1,209 @@
+//! Matrix products: the plan of one contraction, from which any part of C is computed.
+//!
+//! A plan is made once for a shape and holds no data. [`GemmPlan::run`] packs B and computes a
+//! region of C; [`GemmPlan::pack_b`] and [`GemmPlan::run_packed`] do the two halves apart, for
+//! weights that are packed once and for threads that share one packed B.
+//!
+//! **Batch invariance.** Element (m, n) is the sum over blocks of [`Blocking::kc`] terms, each
+//! summed from zero in ascending k, added in ascending order. Nothing else enters: not M, N, the
+//! region, the place in it, the threads, whether B was packed ahead, or whether the epilogue
+//! updates a tile in place or through a padded copy.
+
+use std::ops::Range;
+
+use super::cache::{Blocking, blocking};
+use super::contraction::Offsets;
+use super::{Contraction, Error, Machine};
+
+/// Most floats of a micro-kernel's block of C.
+pub(super) const MAX_TILE: usize = 512;
+/// Most rows of a micro-kernel's block of C.
+pub(super) const MAX_ROWS: usize = 32;
+
+/// A part of C, in collapsed indices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Batch entries.
+    pub batch: Range<usize>,
+    /// Rows.
+    pub rows: Range<usize>,
+    /// Columns.
+    pub cols: Range<usize>,
+}
+
+/// Where the region's elements go.
+#[derive(Clone, Copy, Debug)]
+pub enum Output {
+    /// The contraction's own C: element (batch, row, col) at its strides from `base`.
+    Planned {
+        /// Address of C's element (0, 0, 0).
+        base: *mut f32,
+    },
+    /// A dense buffer for this region alone, such as a neighbour's receive buffer.
+    Dense {
+        /// Address of the region's first element.
+        base: *mut f32,
+        /// Floats from a row to the next.
+        row_stride: usize,
+        /// Floats from a batch entry to the next.
+        batch_stride: usize,
+    },
+}
+
+/// A finished block of rows, all of the region's columns: its stores are done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TileDone {
+    /// The batch entry.
+    pub batch: usize,
+    /// The rows.
+    pub rows: Range<usize>,
+    /// The columns, those of the region.
+    pub cols: Range<usize>,
+}
+
+/// One contraction's offsets and block sizes, for one machine.
+#[derive(Clone, Debug)]
+pub struct GemmPlan {
+    pub(super) a_m: Offsets,
+    pub(super) a_k: Offsets,
+    pub(super) b_k: Offsets,
+    pub(super) b_n: Offsets,
+    pub(super) c_m: Offsets,
+    pub(super) c_n: Offsets,
+    /// Offsets of each batch entry into A, B and C.
+    pub(super) batch: Vec<[i64; 3]>,
+    pub(super) blocking: Blocking,
+    pub(super) mr: usize,
+    pub(super) nr: usize,
+}
+
+impl GemmPlan {
+    /// Plans `contraction` for kernels of `machine`.
+    pub fn new(contraction: &Contraction, machine: &Machine) -> Result<Self, Error> {
+        let Contraction { batch, m, n, k } = contraction;
+        for dim in batch.iter().chain(m).chain(n) {
+            if dim.c == 0 && dim.extent > 1 {
+                return Err(Error::AliasedOutput(dim.extent));
+            }
+        }
+        let batch_a = Offsets::new(batch, "A", |d| d.a)?;
+        let batch_b = Offsets::new(batch, "B", |d| d.b)?;
+        let batch_c = Offsets::new(batch, "C", |d| d.c)?;
+        let batch = (0..batch_a.len())
+            .map(|i| [batch_a.at(i), batch_b.at(i), batch_c.at(i)])
+            .collect();
+        let a_k = Offsets::new(k, "A", |d| d.a)?;
+        let plan = GemmPlan {
+            blocking: blocking(machine, a_k.len()),
+            a_m: Offsets::new(m, "A", |d| d.a)?,
+            a_k,
+            b_k: Offsets::new(k, "B", |d| d.b)?,
+            b_n: Offsets::new(n, "B", |d| d.b)?,
+            c_m: Offsets::new(m, "C", |d| d.c)?,
+            c_n: Offsets::new(n, "C", |d| d.c)?,
+            batch,
+            mr: machine.tile.rows,
+            nr: machine.tile_columns(),
+        };
+        plan.check_sizes()?;
+        Ok(plan)
+    }
+
+    fn check_sizes(&self) -> Result<(), Error> {
+        let packed = (self.panels() * self.nr)
+            .checked_mul(self.depth().max(1))
+            .and_then(|floats| floats.checked_mul(self.batches().max(1)))
+            .and_then(|floats| floats.checked_mul(size_of::<f32>()));
+        packed.map(|_| ()).ok_or(Error::Overflow("packed B"))
+    }
+
+    /// Lets the hook run after every `rows` rows (rounded up to the micro-kernel's) instead of
+    /// after as many as the caches hold. Results do not change.
+    pub fn with_block_rows(mut self, rows: usize) -> Self {
+        self.blocking.mc = rows.max(1).next_multiple_of(self.mr).min(self.blocking.mc);
+        self
+    }
+
+    /// Collapsed extent of the batch dimensions.
+    pub fn batches(&self) -> usize {
+        self.batch.len()
+    }
+
+    /// Collapsed M.
+    pub fn rows(&self) -> usize {
+        self.a_m.len()
+    }
+
+    /// Collapsed N.
+    pub fn cols(&self) -> usize {
+        self.b_n.len()
+    }
+
+    /// Collapsed K.
+    pub fn depth(&self) -> usize {
+        self.a_k.len()
+    }
+
+    /// All of C.
+    pub fn whole(&self) -> Region {
+        Region {
+            batch: 0..self.batches(),
+            rows: 0..self.rows(),
+            cols: 0..self.cols(),
+        }
+    }
+
+    /// Panels of B: blocks of columns that are packed together.
+    pub fn panels(&self) -> usize {
+        self.cols().div_ceil(self.nr)
+    }
+
+    /// Floats of B packed whole, all batch entries.
+    pub fn packed_b_len(&self) -> usize {
+        self.batches() * self.packed_b_batch_len()
+    }
+
+    pub(super) fn packed_b_batch_len(&self) -> usize {
+        self.panels() * self.nr * self.depth()
+    }
+
+    /// Floats of scratch memory that [`GemmPlan::run_packed`] needs, one piece a thread.
+    pub fn packed_workspace_len(&self) -> usize {
+        let rows = self.blocking.mc.min(self.rows().next_multiple_of(self.mr));
+        rows * self.blocking.kc.min(self.depth())
+    }
+
+    /// Floats of scratch memory that [`GemmPlan::run`] needs, one piece a thread.
+    pub fn workspace_len(&self) -> usize {
+        let panels = self.blocking.panels.min(self.panels());
+        self.packed_workspace_len().next_multiple_of(16) + panels * self.nr * self.depth()
+    }
+
+    /// Floats before and after the base address that each operand is read or written at:
+    /// `[A, B, C]`, as ranges of offsets; empty where nothing is touched.
+    pub fn spans(&self) -> [Range<i64>; 3] {
+        let span = |operand: usize, parts: [&Offsets; 2]| {
+            let batch = self.batch.iter().map(|offsets| offsets[operand]);
+            let bounds = [
+                batch.clone().min().zip(batch.max()),
+                parts[0].extremes(),
+                parts[1].extremes(),
+            ];
+            let sum = bounds.into_iter().try_fold((0, 0), |(low, high), bound| {
+                bound.map(|(least, greatest)| (low + least, high + greatest))
+            });
+            sum.map_or(0..0, |(low, high)| low..high + 1)
+        };
+        [
+            span(0, [&self.a_m, &self.a_k]),
+            span(1, [&self.b_k, &self.b_n]),
+            span(2, [&self.c_m, &self.c_n]),
+        ]
+    }
+
+    /// The ranges of K that one pass each sums; one empty range where K is 0.
+    pub(super) fn k_blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (depth, kc) = (self.depth(), self.blocking.kc);
+        (0..depth.div_ceil(kc).max(1)).map(move |i| i * kc..depth.min((i + 1) * kc))
+    }
+}

@@ -1,0 +1,78 @@
+//! Kernels generated for the host with inkwell: matrix products, attention, and what they need.
+//!
+//! MLIR's own loops are about a hundred times slower on contractions, so these are the work of a
+//! transformer. The generators live in [`emit`]; what calls their code, in [`raw`], the only
+//! place with `unsafe`. All kernels are batch-invariant: a row's bits do not depend on the number
+//! of rows, its neighbours, the threads, or where its history is stored.
+//!
+//! Start at [`Kernels::new`], then [`GemmPlan`] or [`Kernels::attention`].
+
+#![deny(unsafe_code)]
+
+pub mod attention;
+mod cache;
+mod contraction;
+pub mod emit;
+mod error;
+pub mod gemm;
+mod isa;
+mod names;
+#[allow(unsafe_code)]
+pub mod raw;
+pub mod reference;
+
+use std::sync::Arc;
+
+pub use cache::{Blocking, Caches, blocking};
+pub use contraction::{Contraction, Dim};
+pub use emit::micro::Epilogue;
+pub use error::Error;
+pub use gemm::{GemmPlan, Output, Region, TileDone};
+pub use isa::{Isa, Machine, RegisterTile};
+pub use raw::gemm::GemmKernels;
+pub use raw::jit::{Emit, Jit, JitBuilder};
+
+/// The compiled kernels of one machine, shared by every plan and thread.
+pub struct Kernels {
+    machine: Machine,
+    gemm: GemmKernels,
+    code: Arc<Jit>,
+}
+
+impl Kernels {
+    /// Generates and compiles the kernels for `machine`.
+    pub fn new(machine: &Machine) -> Result<Self, Error> {
+        let mut builder = JitBuilder::new(machine)?;
+        Self::emit(&mut builder)?;
+        Self::from_code(machine, Arc::new(builder.finish()?))
+    }
+
+    /// Adds the kernels' module to `builder`, for code that is compiled with others or written out.
+    pub fn emit(builder: &mut JitBuilder) -> Result<(), Error> {
+        builder.add_module("t3c_gemm", names::emit_gemm)
+    }
+
+    /// The kernels in `code`, into which [`Kernels::emit`] put them.
+    pub fn from_code(machine: &Machine, code: Arc<Jit>) -> Result<Self, Error> {
+        Ok(Kernels {
+            gemm: GemmKernels::new(&code, machine)?,
+            machine: machine.clone(),
+            code,
+        })
+    }
+
+    /// The machine they are for.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// The matrix product's kernels.
+    pub fn gemm(&self) -> &GemmKernels {
+        &self.gemm
+    }
+
+    /// The compiled code, with every name in it.
+    pub fn code(&self) -> &Arc<Jit> {
+        &self.code
+    }
+}

@@ -1,0 +1,74 @@
+//! Which kernels there are, and what their functions are called in object files.
+
+use inkwell::context::Context;
+use inkwell::module::Module;
+
+use super::emit::micro::{Epilogue, Shape, emit_micro_kernel};
+use super::emit::pack::{emit_pack_across, emit_pack_along};
+use super::{Error, Machine};
+
+/// Heights of the micro-kernels: MR, then every smaller power of two for the last rows.
+pub(super) fn heights(mr: usize) -> Vec<usize> {
+    let powers = (0..usize::BITS)
+        .rev()
+        .map(|bit| 1usize << bit)
+        .filter(|&power| power < mr);
+    std::iter::once(mr).chain(powers).collect()
+}
+
+pub(super) fn micro(height: usize, epilogue: Epilogue) -> String {
+    format!("t3c_gemm_f32_{}_{height}", epilogue.name())
+}
+
+pub(super) fn pack_along(width: usize) -> String {
+    format!("t3c_pack_f32_along_{width}")
+}
+
+pub(super) fn pack_across(width: usize) -> String {
+    format!("t3c_pack_f32_across_{width}")
+}
+
+/// Emits every kernel of a matrix product.
+pub(super) fn emit_gemm<'c>(
+    context: &'c Context,
+    module: &Module<'c>,
+    machine: &Machine,
+) -> Result<(), Error> {
+    let tile = machine.tile;
+    for rows in heights(tile.rows) {
+        let shape = Shape {
+            rows,
+            vectors: tile.vectors,
+            unroll: tile.unroll,
+        };
+        for epilogue in Epilogue::ALL {
+            emit_micro_kernel(
+                context,
+                module,
+                machine,
+                &micro(rows, epilogue),
+                shape,
+                epilogue,
+            )?;
+        }
+    }
+    let (mr, nr) = (tile.rows, machine.tile_columns());
+    let widths = if mr == nr { vec![mr] } else { vec![mr, nr] };
+    for width in widths {
+        emit_pack_along(context, module, machine, &pack_along(width), width)?;
+        emit_pack_across(context, module, machine, &pack_across(width), width)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::heights;
+
+    #[test]
+    fn heights_go_down_to_one() {
+        assert_eq!(heights(8), [8, 4, 2, 1]);
+        assert_eq!(heights(6), [6, 4, 2, 1]);
+        assert_eq!(heights(14), [14, 8, 4, 2, 1]);
+    }
+}

@@ -1,0 +1,515 @@
+//! Runs a [`GemmPlan`]: packs operands through their offsets and walks C in blocks.
+//!
+//! ```text
+//! for each group of panels of B (one, unless B is larger than the workspace allows)
+//!   pack it                                                    skipped where B was packed ahead
+//!   for each block of mc rows
+//!     for each block of kc terms
+//!       pack mc × kc of A                                      stays in the second-level cache
+//!       for each panel, for each mr rows: micro-kernel         the panel stays in the first level
+//!     hook: these rows are finished
+//! ```
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::jit::Jit;
+use crate::kernels::contraction::Offsets;
+use crate::kernels::emit::micro::Epilogue;
+use crate::kernels::gemm::{GemmPlan, MAX_ROWS, MAX_TILE, Output, Region, TileDone};
+use crate::kernels::{Error, Machine, names};
+
+type MicroKernel = unsafe extern "C" fn(i64, *const f32, *const f32, *mut f32, *const i64);
+type PackKernel = unsafe extern "C" fn(i64, *const f32, *const i64, *mut f32);
+
+/// Compiled packing for panels of one width.
+#[derive(Clone, Copy)]
+struct Packer {
+    width: usize,
+    along: PackKernel,
+    across: PackKernel,
+}
+
+/// The compiled kernels of a matrix product.
+pub struct GemmKernels {
+    /// By height, from MR down; the epilogues in the order of [`Epilogue::ALL`].
+    micro: Vec<(usize, [MicroKernel; 2])>,
+    pack_a: Packer,
+    pack_b: Packer,
+    _code: Arc<Jit>,
+}
+
+impl GemmKernels {
+    /// Looks up what `Kernels` compiled for `machine`.
+    pub(in crate::kernels) fn new(code: &Arc<Jit>, machine: &Machine) -> Result<Self, Error> {
+        let micro = |height, epilogue| -> Result<MicroKernel, Error> {
+            let address = code.address(&names::micro(height, epilogue))?;
+            // SAFETY: `emit_micro_kernel` gave this name exactly this signature, and `_code` keeps it.
+            Ok(unsafe { std::mem::transmute::<usize, MicroKernel>(address) })
+        };
+        let pack = |name: String| -> Result<PackKernel, Error> {
+            let address = code.address(&name)?;
+            // SAFETY: `emit_pack_*` gave this name exactly this signature, and `_code` keeps it.
+            Ok(unsafe { std::mem::transmute::<usize, PackKernel>(address) })
+        };
+        let packer = |width| -> Result<Packer, Error> {
+            let (along, across) = (
+                pack(names::pack_along(width))?,
+                pack(names::pack_across(width))?,
+            );
+            Ok(Packer {
+                width,
+                along,
+                across,
+            })
+        };
+        let heights = names::heights(machine.tile.rows);
+        Ok(GemmKernels {
+            micro: heights
+                .into_iter()
+                .map(|height| {
+                    Ok((
+                        height,
+                        [
+                            micro(height, Epilogue::Store)?,
+                            micro(height, Epilogue::Update)?,
+                        ],
+                    ))
+                })
+                .collect::<Result<_, Error>>()?,
+            pack_a: packer(machine.tile.rows)?,
+            pack_b: packer(machine.tile_columns())?,
+            _code: code.clone(),
+        })
+    }
+
+    /// The lowest kernel that takes `rows`: its height and code.
+    fn micro(&self, rows: usize, epilogue: Epilogue) -> (usize, MicroKernel) {
+        let fits = self.micro.iter().rev().find(|(height, _)| *height >= rows);
+        let (height, kernels) = fits.unwrap_or(&self.micro[0]);
+        (*height, kernels[epilogue as usize])
+    }
+}
+
+/// The lines of a matrix that go into one panel, and the steps along them.
+struct Panel<'p> {
+    lines: &'p Offsets,
+    range: Range<usize>,
+    steps: &'p Offsets,
+    depth: Range<usize>,
+}
+
+impl Packer {
+    /// Packs a panel of `self.width` lines, those beyond the range as zeros.
+    ///
+    /// # Safety
+    /// Every line and step of `panel` is readable from `source`, and `to` has room for the panel.
+    unsafe fn pack(&self, panel: &Panel, source: *const f32, to: *mut f32) {
+        let (range, depth) = (panel.range.clone(), panel.depth.clone());
+        let k = depth.len() as i64;
+        if depth.is_empty() {
+            return;
+        }
+        if range.len() == self.width && panel.lines.is_adjacent(range.clone()) {
+            let source = source.wrapping_offset(panel.lines.at(range.start) as isize);
+            let steps = panel.steps.slice(depth);
+            // SAFETY: the lines are consecutive from `source + steps[p]`, by the caller's promise readable.
+            unsafe { (self.along)(k, source, steps.as_ptr(), to) };
+        } else if range.len() == self.width && panel.steps.is_adjacent(depth.clone()) {
+            let source = source.wrapping_offset(panel.steps.at(depth.start) as isize);
+            let lines = panel.lines.slice(range);
+            // SAFETY: the steps are consecutive from `source + lines[i]`, by the caller's promise readable.
+            unsafe { (self.across)(k, source, lines.as_ptr(), to) };
+        } else {
+            // SAFETY: by the caller's promise.
+            unsafe { pack_any(panel, self.width, source, to) };
+        }
+    }
+}
+
+/// Packs element by element, for edges and for strides without a run.
+///
+/// # Safety
+/// As [`Packer::pack`], for a panel of `width` lines.
+unsafe fn pack_any(panel: &Panel, width: usize, source: *const f32, to: *mut f32) {
+    let lines = panel.lines.slice(panel.range.clone());
+    for (p, &step) in panel.steps.slice(panel.depth.clone()).iter().enumerate() {
+        for i in 0..width {
+            // SAFETY: (p, i) is inside the panel; the source element is one the caller promised.
+            unsafe {
+                let element = lines
+                    .get(i)
+                    .map_or(0.0, |line| *source.wrapping_offset((line + step) as isize));
+                *to.add(p * width + i) = element;
+            }
+        }
+    }
+}
+
+impl GemmPlan {
+    /// Packs `panels` of batch entry `batch` of B into `packed`, at their place in the whole.
+    ///
+    /// Threads may pack different panels of one buffer at once.
+    ///
+    /// # Safety
+    /// `b` is B's base address, readable over the plan's span; `packed` has
+    /// [`GemmPlan::packed_b_len`] floats, of which nobody else touches these panels' meanwhile.
+    /// `kernels` and the plan are for the same machine; indices are in range.
+    pub unsafe fn pack_b(
+        &self,
+        kernels: &GemmKernels,
+        b: *const f32,
+        packed: *mut f32,
+        batch: usize,
+        panels: Range<usize>,
+    ) {
+        // SAFETY: the batch entry's part of `packed` is inside it; the rest is the caller's promise.
+        unsafe {
+            let packed = packed.add(batch * self.packed_b_batch_len());
+            let to = packed.add(panels.start * self.nr * self.depth());
+            self.pack_panels(kernels, b, to, batch, panels);
+        }
+    }
+
+    /// Packs `panels` one after the other from `to` on.
+    ///
+    /// # Safety
+    /// As [`GemmPlan::pack_b`], with room for these panels at `to`.
+    unsafe fn pack_panels(
+        &self,
+        kernels: &GemmKernels,
+        b: *const f32,
+        to: *mut f32,
+        batch: usize,
+        panels: Range<usize>,
+    ) {
+        let source = b.wrapping_offset(self.batch[batch][1] as isize);
+        for (i, panel) in panels.enumerate() {
+            let first = panel * self.nr;
+            let panel = Panel {
+                lines: &self.b_n,
+                range: first..self.cols().min(first + self.nr),
+                steps: &self.b_k,
+                depth: 0..self.depth(),
+            };
+            // SAFETY: by the caller's promise; a panel takes nr × K floats.
+            unsafe {
+                kernels
+                    .pack_b
+                    .pack(&panel, source, to.add(i * self.nr * self.depth()))
+            };
+        }
+    }
+
+    /// Computes `region` of C from A and B. `done` is called after each finished block of rows.
+    ///
+    /// # Safety
+    /// - `kernels` and the plan are for the same machine, and `region` is inside the plan.
+    /// - `a` and `b` are base addresses, readable over the plan's spans.
+    /// - `output` is writable for the region (initialised where `epilogue` updates), and nobody
+    ///   else touches those elements meanwhile. It overlaps neither input nor `workspace`.
+    /// - `workspace` has [`GemmPlan::workspace_len`] floats of this thread's own.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn run(
+        &self,
+        kernels: &GemmKernels,
+        a: *const f32,
+        b: *const f32,
+        output: Output,
+        epilogue: Epilogue,
+        region: &Region,
+        workspace: *mut f32,
+        done: &mut dyn FnMut(TileDone),
+    ) {
+        // SAFETY: the workspace holds a block of A, then the packed panels.
+        let packed = unsafe { workspace.add(self.packed_workspace_len().next_multiple_of(16)) };
+        let panels = region.cols.start / self.nr..region.cols.end.div_ceil(self.nr);
+        for batch in region.batch.clone() {
+            for first in panels.clone().step_by(self.blocking.panels) {
+                let group = first..panels.end.min(first + self.blocking.panels);
+                let cols = region.cols.start.max(group.start * self.nr)
+                    ..region.cols.end.min(group.end * self.nr);
+                let target = Target {
+                    output,
+                    region,
+                    batch,
+                    epilogue,
+                };
+                let is_last = group.end == panels.end;
+                // SAFETY: by the caller's promise; the group fits the workspace.
+                unsafe {
+                    self.pack_panels(kernels, b, packed, batch, group.clone());
+                    let packed = PackedPanels {
+                        data: packed,
+                        first: group.start,
+                    };
+                    self.columns(kernels, a, packed, &target, cols, workspace, &mut |rows| {
+                        if is_last {
+                            done(TileDone {
+                                batch,
+                                rows,
+                                cols: region.cols.clone(),
+                            });
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    /// As [`GemmPlan::run`], with B packed by [`GemmPlan::pack_b`].
+    ///
+    /// # Safety
+    /// As [`GemmPlan::run`], but `packed` is the whole packed B, which may be shared, and
+    /// `workspace` needs [`GemmPlan::packed_workspace_len`] floats.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn run_packed(
+        &self,
+        kernels: &GemmKernels,
+        a: *const f32,
+        packed: *const f32,
+        output: Output,
+        epilogue: Epilogue,
+        region: &Region,
+        workspace: *mut f32,
+        done: &mut dyn FnMut(TileDone),
+    ) {
+        if region.cols.is_empty() {
+            return;
+        }
+        for batch in region.batch.clone() {
+            let target = Target {
+                output,
+                region,
+                batch,
+                epilogue,
+            };
+            // SAFETY: by the caller's promise; the batch entry's part is inside `packed`.
+            unsafe {
+                let data = packed.add(batch * self.packed_b_batch_len());
+                let packed = PackedPanels { data, first: 0 };
+                let cols = region.cols.clone();
+                self.columns(kernels, a, packed, &target, cols, workspace, &mut |rows| {
+                    done(TileDone {
+                        batch,
+                        rows,
+                        cols: region.cols.clone(),
+                    });
+                });
+            }
+        }
+    }
+
+    /// Computes the region's rows of the columns `cols`.
+    ///
+    /// # Safety
+    /// As [`GemmPlan::run_packed`], where `packed` holds the panels of `cols`.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn columns(
+        &self,
+        kernels: &GemmKernels,
+        a: *const f32,
+        packed: PackedPanels,
+        target: &Target,
+        cols: Range<usize>,
+        workspace: *mut f32,
+        done: &mut dyn FnMut(Range<usize>),
+    ) {
+        let a = a.wrapping_offset(self.batch[target.batch][0] as isize);
+        let rows = target.region.rows.clone();
+        for first in rows.clone().step_by(self.blocking.mc) {
+            let block = first..rows.end.min(first + self.blocking.mc);
+            for depth in self.k_blocks() {
+                let epilogue = if depth.start == 0 {
+                    target.epilogue
+                } else {
+                    Epilogue::Update
+                };
+                // SAFETY: by the caller's promise.
+                unsafe {
+                    self.pack_a(kernels, a, workspace, block.clone(), depth.clone());
+                    let pass = Pass {
+                        plan: self,
+                        kernels,
+                        target,
+                        depth,
+                        epilogue,
+                    };
+                    pass.block(workspace, packed, block.clone(), cols.clone());
+                }
+            }
+            done(block);
+        }
+    }
+
+    /// Packs `rows` × `depth` of A in panels of MR rows, the last one of its kernel's height.
+    ///
+    /// # Safety
+    /// `a` is the batch entry's base address; `to` has [`GemmPlan::packed_workspace_len`] floats.
+    unsafe fn pack_a(
+        &self,
+        kernels: &GemmKernels,
+        a: *const f32,
+        to: *mut f32,
+        rows: Range<usize>,
+        depth: Range<usize>,
+    ) {
+        for (i, first) in rows.clone().step_by(self.mr).enumerate() {
+            let range = first..rows.end.min(first + self.mr);
+            let height = kernels.micro(range.len(), Epilogue::Store).0;
+            let panel = Panel {
+                lines: &self.a_m,
+                range,
+                steps: &self.a_k,
+                depth: depth.clone(),
+            };
+            // SAFETY: panel `i` begins after `i` full ones; by the caller's promise there is room.
+            unsafe {
+                let to = to.add(i * self.mr * depth.len());
+                if height == self.mr {
+                    kernels.pack_a.pack(&panel, a, to);
+                } else {
+                    pack_any(&panel, height, a, to);
+                }
+            }
+        }
+    }
+}
+
+/// Packed panels of B: `data` begins with panel `first`.
+#[derive(Clone, Copy)]
+struct PackedPanels {
+    data: *const f32,
+    first: usize,
+}
+
+/// Where results of one batch entry go, and how.
+struct Target<'r> {
+    output: Output,
+    region: &'r Region,
+    batch: usize,
+    epilogue: Epilogue,
+}
+
+impl Target<'_> {
+    /// Address of element (row, col).
+    fn address(&self, plan: &GemmPlan, row: usize, col: usize) -> *mut f32 {
+        match self.output {
+            Output::Planned { base } => {
+                let batch = plan.batch[self.batch][2];
+                base.wrapping_offset((batch + plan.c_m.at(row) + plan.c_n.at(col)) as isize)
+            }
+            Output::Dense {
+                base,
+                row_stride,
+                batch_stride,
+            } => {
+                let batch = (self.batch - self.region.batch.start) * batch_stride;
+                let row = (row - self.region.rows.start) * row_stride;
+                base.wrapping_add(batch + row + col - self.region.cols.start)
+            }
+        }
+    }
+
+    /// Whether the columns lie side by side.
+    fn is_adjacent(&self, plan: &GemmPlan, cols: Range<usize>) -> bool {
+        matches!(self.output, Output::Dense { .. }) || plan.c_n.is_adjacent(cols)
+    }
+
+    /// Floats from row `first` to row `first + i`.
+    fn row_offset(&self, plan: &GemmPlan, first: usize, i: usize) -> i64 {
+        match self.output {
+            Output::Planned { .. } => plan.c_m.at(first + i) - plan.c_m.at(first),
+            Output::Dense { row_stride, .. } => (i * row_stride) as i64,
+        }
+    }
+}
+
+/// One block of K over one block of rows.
+struct Pass<'p> {
+    plan: &'p GemmPlan,
+    kernels: &'p GemmKernels,
+    target: &'p Target<'p>,
+    depth: Range<usize>,
+    epilogue: Epilogue,
+}
+
+impl Pass<'_> {
+    /// Runs the micro-kernel over every tile.
+    ///
+    /// # Safety
+    /// `a` holds the packed rows, `packed` the panels of `cols`, and the target is writable.
+    unsafe fn block(
+        &self,
+        a: *const f32,
+        packed: PackedPanels,
+        rows: Range<usize>,
+        cols: Range<usize>,
+    ) {
+        let GemmPlan { mr, nr, .. } = *self.plan;
+        for panel in cols.start / nr..cols.end.div_ceil(nr) {
+            let tile_cols = cols.start.max(panel * nr)..cols.end.min((panel + 1) * nr);
+            let skipped = tile_cols.start - panel * nr;
+            let from = ((panel - packed.first) * self.plan.depth() + self.depth.start) * nr;
+            for (i, first) in rows.clone().step_by(mr).enumerate() {
+                let tile_rows = first..rows.end.min(first + mr);
+                // SAFETY: both panels are packed at these places, by the caller's promise.
+                unsafe {
+                    let (a, b) = (a.add(i * mr * self.depth.len()), packed.data.add(from));
+                    self.tile(a, b, tile_rows, tile_cols.clone(), skipped);
+                }
+            }
+        }
+    }
+
+    /// One tile: in place, or through a padded copy where it is not a whole one with adjacent columns.
+    ///
+    /// # Safety
+    /// `a` and `b` are packed panels; the target is writable for these rows and columns, the
+    /// first of which is column `skipped` of the panel.
+    unsafe fn tile(
+        &self,
+        a: *const f32,
+        b: *const f32,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        skipped: usize,
+    ) {
+        let (plan, k) = (self.plan, self.depth.len() as i64);
+        let (height, kernel) = self.kernels.micro(rows.len(), self.epilogue);
+        let mut offsets = [0i64; MAX_ROWS];
+        let is_whole = rows.len() == height && cols.len() == plan.nr;
+        if is_whole && self.target.is_adjacent(plan, cols.clone()) {
+            for (i, offset) in offsets.iter_mut().take(height).enumerate() {
+                *offset = self.target.row_offset(plan, rows.start, i);
+            }
+            let c = self.target.address(plan, rows.start, cols.start);
+            // SAFETY: the kernel's contract holds: packed panels, a whole tile of adjacent columns.
+            unsafe { kernel(k, a, b, c, offsets.as_ptr()) };
+            return;
+        }
+        let mut padded = [0f32; MAX_TILE];
+        for (i, offset) in offsets.iter_mut().take(height).enumerate() {
+            *offset = (i * plan.nr) as i64;
+        }
+        let (_, store) = self.kernels.micro(rows.len(), Epilogue::Store);
+        // SAFETY: as above; `padded` has room for the largest tile (checked by a test of shapes).
+        unsafe { store(k, a, b, padded.as_mut_ptr(), offsets.as_ptr()) };
+        for (i, row) in rows.enumerate() {
+            for (j, col) in cols.clone().enumerate() {
+                let sum = padded[i * plan.nr + skipped + j];
+                let c = self.target.address(plan, row, col);
+                // SAFETY: by the caller's promise this element is ours to write.
+                unsafe {
+                    *c = match self.epilogue {
+                        Epilogue::Store => sum,
+                        Epilogue::Update => *c + sum,
+                    };
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

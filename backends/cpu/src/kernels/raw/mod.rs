@@ -1,0 +1,9 @@
+//! The kernels' `unsafe` code: foreign IR, JIT-compiled addresses, and memory behind pointers.
+//!
+//! Every other module here forbids it. What these modules offer is safe where a type can carry
+//! the proof; the functions that take a caller's pointers say what they ask of them.
+
+pub mod gemm;
+pub mod ir;
+pub mod jit;
+pub mod measure;

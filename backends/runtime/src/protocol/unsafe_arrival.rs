@@ -1,0 +1,198 @@
+//! The two sides of an arrival, and the additions that they set off.
+//!
+//! This is the protocol's one piece of code that touches blocks. Why each access is exclusive:
+//!
+//! * A slot or tile of epoch `e` is written by its one sender, after the credit of `e − 2` (or `e < 2`)
+//!   and before its arrival at the tracker.
+//! * It is read only by the arrival that meets the threshold, which synchronises with all earlier
+//!   arrivals of that epoch, and before that reader grants the credit of `e`.
+//! * A result block is written by its device's producer before its arrival, then by the last arrival
+//!   before `done` counts it, then belongs to the device, which waits for `done`.
+
+use std::sync::atomic::Ordering as Relaxation;
+
+use super::{At, FusedRun, FusedStep};
+use crate::Error;
+use crate::hooks::EventKind;
+use crate::plan::{Outcome, Source};
+use crate::sync::Ordering;
+use crate::tracker::Arrival;
+use crate::transport::{Delivery, Slot};
+use crate::unsafe_memory::{Place, Rows, combine, write_rows};
+
+impl FusedStep {
+    /// Begins the step's next execution on the device at position `device`; the reduced chunk goes to
+    /// `result`.
+    ///
+    /// # Safety
+    /// `result` points to [`FusedStep::result_elements`] floats that nothing else uses until
+    /// [`FusedRun::finish`] has returned without an error; if it returns one, or is not called, until
+    /// no other device runs the step any more (when `Runtime::run` returns). At most one thread calls
+    /// this for a device.
+    pub unsafe fn begin(&self, device: u32, result: *mut f32) -> Result<FusedRun<'_>, Error> {
+        let state = &self.devices[device as usize];
+        let epoch = state.begun.load(Relaxation::Relaxed);
+        if epoch != state.finished.load(Relaxation::Relaxed) {
+            return Err(self.misuse(device, "begun again before it was finished"));
+        }
+        state.begun.store(epoch + 1, Relaxation::Relaxed);
+        // Published by the first arrival at a tracker of the own chunk.
+        state.result.store(result, Relaxation::Relaxed);
+        let produced = state.entries.iter().map(|blocks| vec![false; blocks.len()]).collect();
+        Ok(FusedRun { step: self, device, epoch, produced, complete: false })
+    }
+
+    /// The tile of a block whose sum moves on.
+    pub(super) fn tile(&self, at: At) -> Place<'_> {
+        match &self.devices[at.device as usize].tiles[at.entry] {
+            Some(tiles) => tiles.place(at.block, at.epoch),
+            None => unreachable!("only forwarded chunks have tiles"),
+        }
+    }
+
+    /// The producer's side: the device has stored a block at its destination.
+    pub(super) fn producer_arrived(&self, at: At) -> Result<(), Error> {
+        self.hooks.pause();
+        self.record(at.device, at, EventKind::Produced);
+        match self.plan.entries[at.entry].outcome {
+            Outcome::Remote { to, channel } => {
+                let slot = self.slot_at(at.device, to, channel, at.block);
+                match self.transport.deliver(slot, at.epoch) {
+                    Delivery::Here => self.incoming_arrived(at.device, slot, at.epoch),
+                    Delivery::InFlight => Ok(()),
+                }
+            }
+            Outcome::Forward { .. } | Outcome::Result => self.count_update(at.device, at),
+        }
+    }
+
+    /// The receiver's side: a block lies in `slot`. `worker` is the device whose thread says so.
+    pub(super) fn incoming_arrived(&self, worker: u32, slot: Slot, epoch: u64) -> Result<(), Error> {
+        self.hooks.pause();
+        let entry = self.plan.entry_of(slot.channel);
+        let at = At { device: slot.receiver, entry, block: slot.block, epoch };
+        self.record(worker, at, EventKind::Incoming);
+        self.count_update(worker, at)
+    }
+
+    /// Runs the receiver's side of what has arrived in flight.
+    pub(super) fn progress(&self, device: u32) {
+        while let Some((slot, epoch)) = self.transport.poll(device) {
+            if let Err(error) = self.incoming_arrived(device, slot, epoch) {
+                self.watch.poison(self.members[device as usize], &error.to_string());
+            }
+        }
+    }
+
+    /// Counts one update and, at the threshold, adds and triggers: on along the ring while the blocks
+    /// that it completes meet their own thresholds.
+    fn count_update(&self, worker: u32, mut at: At) -> Result<(), Error> {
+        loop {
+            let entry = &self.plan.entries[at.entry];
+            match self.block_state(at).tracker.arrive(at.epoch, entry.threshold) {
+                Arrival::Early => return Ok(()),
+                Arrival::Last => {}
+                Arrival::Overrun(count) => {
+                    let device = self.members[at.device as usize];
+                    let (place, threshold) = (self.describe(at), entry.threshold);
+                    return Err(Error::Overrun { device, place, count, threshold });
+                }
+            }
+            self.hooks.pause();
+            let Outcome::Forward { to, channel } = entry.outcome else {
+                self.reduce_into_result(at);
+                self.record(worker, at, EventKind::Done);
+                self.devices[at.device as usize].done.0.fetch_add(1, Ordering::Release);
+                return Ok(());
+            };
+            let slot = self.slot_at(at.device, to, channel, at.block);
+            self.forward(worker, at, slot)?;
+            self.record(worker, at, EventKind::Sent { to: self.members[slot.receiver as usize] });
+            if self.transport.deliver(slot, at.epoch) == Delivery::InFlight {
+                return Ok(());
+            }
+            self.hooks.pause();
+            at = At { device: slot.receiver, entry: self.plan.entry_of(channel), ..at };
+            self.record(worker, at, EventKind::Incoming);
+        }
+    }
+
+    /// Adds a block's contributions straight into the next device's slot.
+    fn forward(&self, worker: u32, at: At, slot: Slot) -> Result<(), Error> {
+        self.wait_for_credit(worker, slot, at.epoch)?;
+        let place = self.transport.outgoing(slot, at.epoch);
+        place.access.write(|| self.add_contributions(at, self.rows(at, place.start, false)));
+        self.free_contributions(at);
+        Ok(())
+    }
+
+    /// Adds a block's contributions into the device's result.
+    fn reduce_into_result(&self, at: At) {
+        let target = self.result_rows(at);
+        self.block_state(at).result.write(|| self.add_contributions(at, target));
+        self.free_contributions(at);
+    }
+
+    /// `target` = the contributions, in the plan's order. Called by the last arrival only.
+    fn add_contributions(&self, at: At, target: Rows) {
+        let entry = &self.plan.entries[at.entry];
+        let rows = |source: &Source| match *source {
+            Source::Incoming(channel) => {
+                let slot = Slot { receiver: at.device, channel, block: at.block };
+                let place = self.transport.incoming(slot, at.epoch);
+                place.access.read(|| self.rows(at, place.start, false))
+            }
+            Source::Local if entry.outcome == Outcome::Result => target,
+            Source::Local => {
+                let place = self.tile(at);
+                place.access.read(|| self.rows(at, place.start, false))
+            }
+        };
+        let mut two = [Rows::NONE; 2];
+        let mut many = Vec::new();
+        let sources = if entry.sources.len() <= two.len() {
+            two.iter_mut().zip(&entry.sources).for_each(|(place, source)| *place = rows(source));
+            &two[..entry.sources.len()]
+        } else {
+            many.extend(entry.sources.iter().map(rows));
+            &many[..]
+        };
+        // SAFETY: the module's argument: this is the last arrival of the epoch, so the sources are
+        // complete and nobody writes them before `free_contributions`; `target` is the slot for which the
+        // credit was awaited, or the result block, which is the last arrival's until it is `done`.
+        unsafe { combine(target, sources, self.plan.reduction) }
+    }
+
+    /// The contributions have been read: their memory may be used again, two epochs on.
+    fn free_contributions(&self, at: At) {
+        self.hooks.pause();
+        let entry = &self.plan.entries[at.entry];
+        for source in &entry.sources {
+            match *source {
+                Source::Incoming(channel) => {
+                    let slot = Slot { receiver: at.device, channel, block: at.block };
+                    self.transport.free(slot, at.epoch);
+                }
+                Source::Local => self.block_state(at).tile.grant(at.epoch),
+            }
+        }
+    }
+}
+
+impl FusedRun<'_> {
+    /// Stores a block row by row and lets it arrive: `write` gets each row's index (a row is one piece
+    /// of the value before the divided dimension) and its elements.
+    pub fn store(
+        &mut self,
+        position: usize,
+        block: usize,
+        write: impl FnMut(usize, &mut [f32]),
+    ) -> Result<(), Error> {
+        let (rows, access, _) = self.destination(position, block)?;
+        self.step.hooks.pause();
+        // SAFETY: `destination` has waited for the credit of this memory, and the block has not arrived:
+        // it is this device's alone.
+        access.write(|| unsafe { write_rows(rows, write) });
+        self.arrived(position, block)
+    }
+}

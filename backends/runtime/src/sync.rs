@@ -1,0 +1,54 @@
+//! Atomics and yielding, from `std` or from `loom`: what the model checker explores is what runs.
+//!
+//! Only the protocol's state goes through here: trackers, credits and `done` counters. Poisoning,
+//! tracing and the worker pool are not part of the model and use `std` directly.
+
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Keeps counters that different devices write off each other's cache lines.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Padded<T>(pub(crate) T);
+
+/// How a waiting device spends its time: it spins, then yields, then sleeps.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    rounds: u32,
+}
+
+impl Backoff {
+    /// Rounds of spinning: about as long as a cache line takes to arrive from another core.
+    #[cfg(not(loom))]
+    const SPINS: u32 = 64;
+    /// Rounds after which the peer is evidently not running: sleeping frees the core for it.
+    #[cfg(not(loom))]
+    const YIELDS: u32 = 4096;
+
+    /// Waits a little, longer from round to round.
+    #[cfg(not(loom))]
+    pub(crate) fn snooze(&mut self) {
+        self.rounds = self.rounds.saturating_add(1);
+        if self.rounds < Self::SPINS {
+            std::hint::spin_loop();
+        } else if self.rounds < Self::YIELDS {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(std::time::Duration::from_micros(20));
+        }
+    }
+
+    /// Lets another modelled thread run.
+    #[cfg(loom)]
+    pub(crate) fn snooze(&mut self) {
+        self.rounds = self.rounds.saturating_add(1);
+        loom::thread::yield_now();
+    }
+
+    /// Rounds so far.
+    pub(crate) fn rounds(&self) -> u32 {
+        self.rounds
+    }
+}
