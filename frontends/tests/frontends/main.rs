@@ -1,0 +1,4 @@
+//! Loads models as a user would and looks at the modules that come out.
+
+mod errors;
+mod modules;
