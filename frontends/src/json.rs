@@ -58,7 +58,14 @@ impl Source {
             message,
         };
         let parsed = parse_to_ast(text, &CollectOptions::default(), &STRICT).map_err(|error| {
-            syntax(error.range().start..error.range().end, lower(&error.kind().to_string()))
+            let (range, message) = (error.range(), lower(&error.kind().to_string()));
+            if !message.starts_with("unterminated") {
+                return syntax(range.start..range.end, message);
+            }
+            // The parser names where the object or array starts; what lacks is at the end.
+            let start = place(file, text, &(range.start..range.end));
+            let message = format!("{message}, which starts at line {}", start.line);
+            syntax(text.len()..text.len(), message)
         })?;
         let value = parsed.value.ok_or_else(|| syntax(0..0, "expected a JSON value".into()))?;
         Ok(Self { file: file.to_owned(), text: text.to_owned(), root: node(&value) })

@@ -10,6 +10,7 @@
 pub mod decoder;
 pub mod detect;
 pub mod error;
+pub mod graph;
 pub mod hf;
 pub mod info;
 pub mod json;
@@ -68,6 +69,8 @@ pub struct Options {
 pub enum Graph {
     /// A decoder-only transformer.
     Decoder(Box<decoder::Decoder>),
+    /// A graph in our own schema, or built in Rust from the same types.
+    Model(Box<graph::ModelGraph>),
     /// MLIR text.
     Mlir(Box<mlir::Text>),
 }
@@ -77,6 +80,7 @@ impl Graph {
     pub fn info(&self) -> &ModelInfo {
         match self {
             Self::Decoder(decoder) => decoder.info(),
+            Self::Model(model) => model.info(),
             Self::Mlir(text) => text.info(),
         }
     }
@@ -88,6 +92,7 @@ impl Graph {
     pub fn build<'c>(&self, context: &'c Context) -> Result<Module<'c>, Error> {
         let module = match self {
             Self::Decoder(decoder) => decoder.build(context)?,
+            Self::Model(model) => model.build(context)?,
             Self::Mlir(text) => text.build(context)?,
         };
         module.verify()?;
@@ -105,7 +110,7 @@ pub fn load(path: &Path, options: &Options) -> Result<Graph, Error> {
         Format::HuggingFace(source) => {
             hf::load(source, options).map(|decoder| Graph::Decoder(Box::new(decoder)))
         }
-        Format::Model(_) => Err(Error::Recipe { path: file }),
+        Format::Model(source) => graph::load(source, options).map(|model| Graph::Model(Box::new(model))),
         Format::Recipe(_) => Err(Error::Recipe { path: file }),
         Format::Mlir(text) => mlir::load(&file, text).map(|text| Graph::Mlir(Box::new(text))),
     }

@@ -78,7 +78,8 @@ impl Objective {
             (Self::Lm, &[weight]) => {
                 let loss = b.named("loss").structured("m,m->", &[logp, weight], element, 0.0, |body| {
                     let term = body.mul(Ref::Arg(1), Ref::Arg(0));
-                    body.sub(Ref::Arg(2), term)
+                    let term = body.unary(ScalarOp::NegF, term);
+                    body.add(Ref::Arg(2), term)
                 })?;
                 Ok(vec![loss])
             }
@@ -121,7 +122,8 @@ fn policy_gradient<'c, 'a>(
         let falling = body.binary(ScalarOp::MaxF, ratio, low);
         let falling = body.mul(Ref::Arg(3), falling);
         let term = body.add(rising, falling);
-        body.sub(Ref::Arg(4), term)
+        let term = body.unary(ScalarOp::NegF, term);
+        body.add(Ref::Arg(4), term)
     })?;
     Ok(loss)
 }

@@ -139,7 +139,8 @@ impl Plan {
             Phase::Decode => None,
         };
         let blocks = options.cache_blocks.unwrap_or(table.saturating_mul(batch));
-        config.check_activations(&[tokens, rows.unwrap_or(tokens), blocks * t3c_ir::units::BLOCK])?;
+        let slots = blocks.saturating_mul(t3c_ir::units::BLOCK);
+        config.check_activations(&[tokens, rows.unwrap_or(tokens), slots])?;
         Ok(Self {
             phase: options.phase,
             tokens,
