@@ -324,6 +324,16 @@ pub fn shorten<'c, 'b>(value: Val<'c, '_>) -> Val<'c, 'b> {
     unsafe { Value::from_raw(value.to_raw()) }
 }
 
+/// Appends a deep copy of `operation` to `block`, of the same or another module of the context, and returns it.
+pub fn clone_into<'c, 'a, 'b>(operation: Op<'c, 'a>, block: Blk<'c, 'b>) -> Op<'c, 'b> {
+    // SAFETY: the clone is a fresh operation; the block takes ownership of it.
+    unsafe {
+        let copy = mlir_sys::mlirOperationClone(operation.to_raw());
+        mlir_sys::mlirBlockAppendOwnedOperation(block.to_raw(), copy);
+        OperationRef::from_raw(copy)
+    }
+}
+
 /// Several locations as one; one alone stays as it is.
 pub fn fused_location<'c>(context: &'c melior::Context, locations: &[Location<'c>]) -> Location<'c> {
     let raw: Vec<_> = locations.iter().map(|location| location.to_raw()).collect();

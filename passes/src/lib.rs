@@ -20,6 +20,7 @@ pub mod products;
 pub mod registry;
 pub mod remark;
 pub mod schedule;
+pub mod shard;
 pub mod split_all_reduce;
 
 #[cfg(test)]

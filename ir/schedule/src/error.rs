@@ -145,6 +145,12 @@ pub enum Error {
         /// The axis.
         axis: String,
     },
+    /// A size beyond what arithmetic on it is safe for.
+    #[error("{what} is too large")]
+    TooLarge {
+        /// What.
+        what: String,
+    },
     /// An index of a program that does not exist.
     #[error("{at} names program {program} of {programs}")]
     NoProgram {
@@ -284,6 +290,9 @@ pub enum StepError {
         /// The value's size.
         expected: u64,
     },
+    /// A contraction beyond what arithmetic on it is safe for.
+    #[error("its contraction is too large")]
+    TooLarge,
     /// A block of no index.
     #[error("a trigger moves blocks of 0 indices")]
     EmptyBlock,

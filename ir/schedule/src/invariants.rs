@@ -321,8 +321,8 @@ mod tests {
                     memory[(device + to as usize) % n][index] += sum;
                 }
             }
-            for device in 0..n {
-                prop_assert_eq!(memory[device][device], (1 << n) - 1);
+            for (device, chunks) in memory.iter().enumerate() {
+                prop_assert_eq!(chunks[device], (1 << n) - 1);
             }
         }
 

@@ -26,4 +26,4 @@ pub use error::{AddressSpaceError, Error, StepError};
 pub use invariants::verify_address_space;
 pub use json::{from_json, to_json};
 pub use types::*;
-pub use wellformed::verify;
+pub use wellformed::{verify, verify_address_spaces, verify_structure};

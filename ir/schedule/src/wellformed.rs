@@ -8,13 +8,52 @@ use crate::{
     Schedule, Step, StepError, StepKind, Work, chunks::chunk_range, effects::effects, invariants,
 };
 
+/// The most bytes of a buffer, operations of a contraction, and devices of a grid that the arithmetic
+/// on schedules is safe for.
+const LARGEST: u64 = 1 << 60;
+
 /// Checks everything that a schedule must satisfy; the first violation is the error.
 pub fn verify(schedule: &Schedule) -> Result<(), Error> {
+    verify_structure(schedule)?;
+    verify_address_spaces(schedule)
+}
+
+/// Checks the invariants of every fused step's address space and trackers.
+pub fn verify_address_spaces(schedule: &Schedule) -> Result<(), Error> {
+    for program in &schedule.programs {
+        for (index, step) in program.steps.iter().enumerate() {
+            let StepKind::Fused(fused) = &step.kind else { continue };
+            if fused.collective.kind != CollectiveKind::ReduceScatter {
+                continue;
+            }
+            let devices = schedule.grid.group_size(&fused.collective.axes);
+            invariants::verify_address_space(&fused.chunks, devices)
+                .map_err(StepError::from)
+                .and_then(|()| invariants::tracked_blocks_fire_once(fused, devices))
+                .map_err(|error| at(program, index, step, error))?;
+        }
+    }
+    Ok(())
+}
+
+fn at(program: &Program, index: usize, step: &Step, error: StepError) -> Error {
+    let (program, location) = (program.name.clone(), step.location.clone());
+    Error::Step { program, step: index, location, error: Box::new(error) }
+}
+
+/// Checks what any reader of a schedule relies on: indices, order, shapes, and that the chunks of a
+/// fused step partition its output among devices that exist. Whether its trackers ever fire is left to
+/// [`verify_address_spaces`].
+pub fn verify_structure(schedule: &Schedule) -> Result<(), Error> {
     if schedule.schema != SCHEMA {
         return Err(Error::Schema { found: schedule.schema.clone() });
     }
     if let Some(axis) = schedule.grid.axes.iter().find(|axis| axis.size == 0) {
         return Err(Error::EmptyAxis { axis: axis.name.clone() });
+    }
+    let sizes = schedule.grid.axes.iter().map(|axis| u64::from(axis.size));
+    if !is_product_at_most(sizes, u64::from(u32::MAX)) {
+        return Err(Error::TooLarge { what: "the grid".to_owned() });
     }
     let programs = schedule.programs.len();
     if schedule.entry >= programs {
@@ -25,28 +64,24 @@ pub fn verify(schedule: &Schedule) -> Result<(), Error> {
 }
 
 fn verify_program(schedule: &Schedule, program: &Program) -> Result<(), Error> {
+    for buffer in &program.buffers {
+        let factors = buffer.shape.iter().copied().chain([buffer.element.bytes()]);
+        if !is_product_at_most(factors, LARGEST) {
+            let what = format!("buffer `{}` of program `{}`", buffer.name, program.name);
+            return Err(Error::TooLarge { what });
+        }
+    }
     let buffers = program.buffers.len();
     if let Some(&buffer) = program.arguments.iter().chain(&program.results).find(|&&b| b >= buffers) {
         return Err(Error::Interface { program: program.name.clone(), buffer, buffers });
     }
     for (index, step) in program.steps.iter().enumerate() {
-        verify_step(schedule, program, index, step).map_err(|error| Error::Step {
-            program: program.name.clone(),
-            step: index,
-            location: step.location.clone(),
-            error: Box::new(error),
-        })?;
+        verify_step(schedule, program, index, step).map_err(|error| at(program, index, step, error))?;
     }
     no_cycle_of_waits(program)?;
     for (index, step) in program.steps.iter().enumerate() {
-        let located = |error| Error::Step {
-            program: program.name.clone(),
-            step: index,
-            location: step.location.clone(),
-            error: Box::new(error),
-        };
         if let Some(&after) = step.after.iter().find(|&&after| after >= index) {
-            return Err(located(StepError::WaitsForLater { after }));
+            return Err(at(program, index, step, StepError::WaitsForLater { after }));
         }
     }
     shared_buffers_are_ordered(schedule, program)
@@ -208,6 +243,9 @@ fn verify_compute(program: &Program, compute: &Compute) -> Result<(), StepError>
     };
     count("operands", compute.reads.len(), 2)?;
     count("results", compute.writes.len(), 1)?;
+    if !is_product_at_most(contraction.extents.iter().copied(), LARGEST) {
+        return Err(StepError::TooLarge);
+    }
     let buffers = [compute.reads[0], compute.reads[1], compute.writes[0]];
     for ((operand, map), buffer) in ['a', 'b', 'c'].into_iter().zip(maps(contraction)).zip(buffers) {
         let loops = contraction.extents.len();
@@ -218,6 +256,14 @@ fn verify_compute(program: &Program, compute: &Compute) -> Result<(), StepError>
         shape_is(&program.buffers[buffer], expected)?;
     }
     Ok(())
+}
+
+/// Whether the product of the factors that are not zero stays in range; so a zero hides no overflow.
+fn is_product_at_most(factors: impl Iterator<Item = u64>, largest: u64) -> bool {
+    factors
+        .filter(|&factor| factor > 0)
+        .try_fold(1u64, |product, factor| product.checked_mul(factor).filter(|&p| p <= largest))
+        .is_some()
 }
 
 fn maps(contraction: &Contraction) -> [&Vec<usize>; 3] {
@@ -274,15 +320,21 @@ fn chunk_shape(whole: &[u64], dimension: usize, devices: u32) -> Result<Vec<u64>
 fn verify_fused(schedule: &Schedule, program: &Program, fused: &Fused) -> Result<(), StepError> {
     let devices = group_size(schedule, &fused.collective)?;
     fused.producers.iter().try_for_each(|producer| verify_compute(program, producer))?;
-    if let Some(&partial) = fused.producers.last().and_then(|producer| producer.writes.first()) {
-        shape_is(&program.buffers[partial], fused.shape.clone())?;
-    }
+    let last_written = fused.producers.last().and_then(|producer| producer.writes.first());
+    let Some(&partial) = last_written else {
+        let what = "results of the producers of a fused step".to_owned();
+        return Err(StepError::Count { what, found: 0, expected: 1 });
+    };
+    shape_is(&program.buffers[partial], fused.shape.clone())?;
     if fused.collective.kind == CollectiveKind::ReduceScatter {
         let result = &program.buffers[fused.result];
         let expected = chunk_shape(&fused.shape, fused.dimension, devices)?;
         shape_is(result, expected)?;
-        invariants::verify_address_space(&fused.chunks, devices)?;
-        invariants::tracked_blocks_fire_once(fused, devices)?;
+        invariants::chunks_partition_the_output(&fused.chunks, devices)?;
+        invariants::distances_stay_in_the_group(&fused.chunks, devices)?;
+        if fused.block == 0 {
+            return Err(StepError::EmptyBlock);
+        }
     }
     Ok(())
 }
@@ -318,6 +370,7 @@ mod tests {
     fn each_fault_of_a_schedule_has_its_name() {
         assert!(matches!(broken(|s| s.schema = "t3c.schedule/0".into()), Error::Schema { .. }));
         assert!(matches!(broken(|s| s.grid.axes[0].size = 0), Error::EmptyAxis { .. }));
+        assert!(matches!(broken(|s| s.programs[0].buffers[0].shape[0] = u64::MAX), Error::TooLarge { .. }));
         assert!(matches!(broken(|s| s.entry = 1), Error::NoProgram { program: 1, .. }));
         assert!(matches!(broken(|s| s.programs[0].results.push(9)), Error::Interface { buffer: 9, .. }));
         let call = |program| StepKind::Call { program, arguments: vec![0, 1], results: vec![4] };
@@ -334,6 +387,7 @@ mod tests {
         assert_eq!(broken_step(|p| p.steps[1].after.clear()), MissingDependency { step: 0, buffer: 3 });
         assert_eq!(broken_step(|p| fused(p).result = 9), NoBuffer { buffer: 9, buffers: 5 });
         assert_eq!(broken_step(|p| fused(p).block = 0), EmptyBlock);
+        assert!(matches!(broken_step(|p| fused(p).producers.clear()), Count { .. }));
         assert_eq!(broken_step(|p| fused(p).dimension = 2), NoDimension { dimension: 2, rank: 2 });
         assert_eq!(broken_step(|p| fused(p).collective.axes[0] = 1), NoAxis { axis: 1, axes: 1 });
         assert!(matches!(broken_step(|p| p.buffers[0].shape[0] = 9), Shape { .. }));
