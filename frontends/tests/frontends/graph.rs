@@ -114,10 +114,10 @@ fn wrong_graphs_are_named_with_their_place() {
             "[\"x\", \"v\"]",
             "m.json:6:71: `ops[0].inputs[1]` = `v` is not supported; supported: `w`, `x`",
         ),
-        ("\"contract\"", "\"contarct\"", "m.json:6:11: `ops[0]`: unknown variant `contarct`"),
+        ("\"contract\"", "\"contarct\"", "m.json:6:18: `ops[0].op`: unknown variant `contarct`"),
         ("\"equation\"", "\"equatoin\"", "m.json:6:11: `ops[0]`: unknown field `equatoin`"),
-        ("->nf", "nf", "m.json:6:44: `ops[0].equation`: `nd,fdnf` has no `->`"),
-        ("nd,fd", "nn,fd", "m.json:6:44: `ops[0].equation`: `nn` in `nn,fd->nf` has a letter twice"),
+        ("->nf", "nf", "m.json:6:42: `ops[0].equation`: `nd,fdnf` has no `->`"),
+        ("nd,fd", "nn,fd", "m.json:6:42: `ops[0].equation`: `nn` in `nn,fd->nf` has a letter twice"),
         ("[\"y\"]", "[\"z\"]", "m.json:7:15: `outputs[0]` = `z` is not supported"),
         (
             "\"name\": \"w\", ",
