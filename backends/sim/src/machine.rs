@@ -410,7 +410,7 @@ impl Machine<'_> {
     fn packet_sent(&mut self, device: usize, link: usize) {
         let Some(packet) = self.devices[device].links[link].in_flight.take() else { return };
         let (_, hops) = self.route(packet.to);
-        let latency = Picoseconds(self.system.link.latency.0 * hops);
+        let latency = Picoseconds(self.system.link.latency.0.saturating_mul(hops));
         let peer = self.peer(device, packet.to);
         let number = match self.landed.pop() {
             Some(number) => {
