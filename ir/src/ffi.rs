@@ -323,3 +323,13 @@ pub fn shorten<'c, 'b>(value: Val<'c, '_>) -> Val<'c, 'b> {
     // SAFETY: the handle is a plain pointer; the caller builds an operation that dies before the value does.
     unsafe { Value::from_raw(value.to_raw()) }
 }
+
+/// Appends a deep copy of `operation` to `block`, of the same or another module of the context, and returns it.
+pub fn clone_into<'c, 'a, 'b>(operation: Op<'c, 'a>, block: Blk<'c, 'b>) -> Op<'c, 'b> {
+    // SAFETY: the clone is a fresh operation; the block takes ownership of it.
+    unsafe {
+        let copy = mlir_sys::mlirOperationClone(operation.to_raw());
+        mlir_sys::mlirBlockAppendOwnedOperation(block.to_raw(), copy);
+        OperationRef::from_raw(copy)
+    }
+}

@@ -82,7 +82,8 @@ pub fn reorder(function: &FunctionGraph, sum: &[usize], first: impl Fn(usize) ->
     sum.iter()
         .map(|&node| {
             let operands = &function.nodes[node].operands;
-            let term = |value: usize| if inner.contains(&value) { None } else { terms.next() }.unwrap_or(value);
+            let term =
+                |value: usize| if inner.contains(&value) { None } else { terms.next() }.unwrap_or(value);
             operands[..2].iter().copied().map(term).chain(operands[2..].iter().copied()).collect()
         })
         .collect()

@@ -66,11 +66,8 @@ pub struct Reshard {
 /// # Errors
 /// See [`Error`].
 pub fn plan(graph: &Graph) -> Result<Plan, Error> {
-    let annotations = graph
-        .functions
-        .iter()
-        .map(|function| annotations(graph, function))
-        .collect::<Result<Vec<_>, _>>()?;
+    let annotations =
+        graph.functions.iter().map(|function| annotations(graph, function)).collect::<Result<Vec<_>, _>>()?;
     let mut planner = Planner { graph, annotations, plans: Vec::new(), active: Vec::new() };
     for (index, function) in graph.functions.iter().enumerate().filter(|(_, function)| function.public) {
         let arguments = planner.entry_arguments(index);

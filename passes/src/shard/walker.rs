@@ -58,7 +58,8 @@ impl<'p, 'g> Walker<'p, 'g> {
         for &index in &order.nodes {
             let node = &function.nodes[index];
             if let Some(sum) = order.begins(index) {
-                let partial = |value: usize| function.values[value].uses == 1 && !self.made(value).partial.is_empty();
+                let partial =
+                    |value: usize| function.values[value].uses == 1 && !self.made(value).partial.is_empty();
                 let operands = reorder(function, sum, partial);
                 reordered.extend(sum.iter().copied().zip(operands));
             }
@@ -165,8 +166,11 @@ impl<'p, 'g> Walker<'p, 'g> {
     }
 
     fn call(&mut self, plan: &mut NodePlan, node: &Node, callee: usize) -> Result<(), Error> {
-        let operands: Vec<(Sharding, bool)> =
-            plan.operands.iter().map(|&value| (self.made(value).resolved(), self.stationary[value])).collect();
+        let operands: Vec<(Sharding, bool)> = plan
+            .operands
+            .iter()
+            .map(|&value| (self.made(value).resolved(), self.stationary[value]))
+            .collect();
         let planned = self.planner.call(callee, &node.location, &operands)?;
         let called = &self.planner.plans[planned];
         plan.forms = called.arguments.clone();
@@ -235,8 +239,10 @@ impl<'p, 'g> Walker<'p, 'g> {
             .chain([&init])
             .zip(&structured.maps)
             .filter(|(value, _)| claimed(value))
-            .map(|(&value, map)| {
-                Claim { map, splits: &self.made(value).splits, stationary: self.stationary[value] }
+            .map(|(&value, map)| Claim {
+                map,
+                splits: &self.made(value).splits,
+                stationary: self.stationary[value],
             })
             .collect();
         let axes = self.planner.graph.grid.axes.len();

@@ -3,6 +3,8 @@
 use inkwell::context::Context;
 use inkwell::module::Module;
 
+use super::attention::check_head_dim;
+use super::emit::attention;
 use super::emit::micro::{Epilogue, Shape, emit_micro_kernel};
 use super::emit::pack::{emit_pack_across, emit_pack_along};
 use super::{Error, Machine};
@@ -26,6 +28,32 @@ pub(super) fn pack_along(width: usize) -> String {
 
 pub(super) fn pack_across(width: usize) -> String {
     format!("t3c_pack_f32_across_{width}")
+}
+
+pub(super) fn attend(head_dim: usize) -> String {
+    format!("t3c_attend_f32_{head_dim}")
+}
+
+pub(super) fn attend_backward(head_dim: usize) -> String {
+    format!("t3c_attend_backward_f32_{head_dim}")
+}
+
+/// Emits forward and backward attention for heads of `head_dim` floats.
+pub(super) fn emit_attention<'c>(
+    context: &'c Context,
+    module: &Module<'c>,
+    machine: &Machine,
+    head_dim: usize,
+) -> Result<(), Error> {
+    check_head_dim(head_dim)?;
+    attention::emit_attend(context, module, machine, &attend(head_dim), head_dim)?;
+    attention::emit_backward(
+        context,
+        module,
+        machine,
+        &attend_backward(head_dim),
+        head_dim,
+    )
 }
 
 /// Emits every kernel of a matrix product.

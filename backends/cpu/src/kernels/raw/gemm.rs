@@ -43,14 +43,12 @@ impl GemmKernels {
     /// Looks up what `Kernels` compiled for `machine`.
     pub(in crate::kernels) fn new(code: &Arc<Jit>, machine: &Machine) -> Result<Self, Error> {
         let micro = |height, epilogue| -> Result<MicroKernel, Error> {
-            let address = code.address(&names::micro(height, epilogue))?;
             // SAFETY: `emit_micro_kernel` gave this name exactly this signature, and `_code` keeps it.
-            Ok(unsafe { std::mem::transmute::<usize, MicroKernel>(address) })
+            unsafe { code.function(&names::micro(height, epilogue)) }
         };
         let pack = |name: String| -> Result<PackKernel, Error> {
-            let address = code.address(&name)?;
             // SAFETY: `emit_pack_*` gave this name exactly this signature, and `_code` keeps it.
-            Ok(unsafe { std::mem::transmute::<usize, PackKernel>(address) })
+            unsafe { code.function(&name) }
         };
         let packer = |width| -> Result<Packer, Error> {
             let (along, across) = (

@@ -3,7 +3,10 @@
 //! Every other module here forbids it. What these modules offer is safe where a type can carry
 //! the proof; the functions that take a caller's pointers say what they ask of them.
 
+pub mod attention;
+pub mod buffer;
 pub mod gemm;
 pub mod ir;
 pub mod jit;
 pub mod measure;
+pub mod product;

@@ -18,7 +18,7 @@ fn all_kernels() -> &'static [Kernels] {
         [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512]
             .into_iter()
             .filter_map(|isa| Machine::with_isa(isa).ok())
-            .map(|machine| Kernels::new(&machine).expect("kernels"))
+            .map(|machine| Kernels::new(&machine, &[]).expect("kernels"))
             .collect()
     })
 }
