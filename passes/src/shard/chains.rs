@@ -31,8 +31,8 @@ impl Order {
         }
         sums.iter_mut().for_each(|sum| sum.reverse());
         let mut nodes = Vec::with_capacity(function.nodes.len());
-        for node in 0..function.nodes.len() {
-            match owner[node] {
+        for (node, &sum) in owner.iter().enumerate() {
+            match sum {
                 None => nodes.push(node),
                 Some(sum) if sums[sum].last() == Some(&node) => nodes.extend(&sums[sum]),
                 Some(_) => {}

@@ -173,6 +173,27 @@ impl<'r, 'c, 'a> Emitter<'r, 'c, 'a> {
         Ok(offset)
     }
 
+    /// `value` on the first device along `axes`, zero on the others: so that a sum adds it once.
+    pub fn once(
+        &mut self,
+        value: Val<'c, 'a>,
+        axes: &[usize],
+        b: &Builder<'c, 'a>,
+    ) -> Result<Val<'c, 'a>, Error> {
+        let mut value = value;
+        for &axis in axes {
+            let (r#type, coordinate) = (TensorType::of(value)?, self.offset(axis, 1, b)?);
+            let all: String = ('a'..='z').take(r#type.shape.len()).collect();
+            value =
+                b.structured(&format!("{all},->{all}"), &[value, coordinate], r#type.element, 0.0, |body| {
+                    let (none, zero) = (body.int(0), body.constant(0.0, r#type.element));
+                    let first = body.cmp_i(Predicate::Eq, Ref::Arg(1), none);
+                    body.select(first, Ref::Arg(0), zero)
+                })?;
+        }
+        Ok(value)
+    }
+
     /// Rows of a table of which every device has some: other devices' rows are zero.
     pub fn masked_lookup(
         &mut self,

@@ -93,15 +93,6 @@ pub enum Error {
         /// Where the operation comes from.
         location: String,
     },
-    /// A reduction over a split loop that starts from something that every device would add.
-    #[error(
-        "{location}: sums over a split dimension from an initial value that every device would add: start from \
-         zero and add the value after the sum"
-    )]
-    Init {
-        /// Where the operation comes from.
-        location: String,
-    },
     /// A parameter arrives at a function that annotates it in another way.
     #[error(
         "{location}: argument {argument} of `{callee}` is a parameter split {found:?}, but is annotated {expected:?}"
@@ -150,7 +141,6 @@ impl Error {
             | Error::NoGrid { location }
             | Error::Captured { location }
             | Error::Reduction { location }
-            | Error::Init { location }
             | Error::Disagree { location, .. }
             | Error::Recursive { location, .. }
             | Error::NoRule { location, .. } => Some(location),

@@ -185,7 +185,7 @@ impl<'c, 'a> Rewriter<'_, 'c, 'a> {
         let mut generic = t3c_ir::Generic::read(old)?;
         let inputs = generic.inputs.len();
         generic.inputs = operands[..inputs].to_vec();
-        generic.init = operands[inputs];
+        generic.init = self.emitter.once(operands[inputs], &plan.once, b)?;
         generic.captures = operands[inputs + 1..].to_vec();
         generic.extents = Sharding::split(plan.factors.clone()).local(&generic.extents, &self.graph.grid);
         let node = &self.function.nodes[plan.node];
@@ -224,15 +224,15 @@ impl<'c, 'a> Rewriter<'_, 'c, 'a> {
 
     /// Erases what was rewritten, users first, and constants that nothing uses any more.
     fn erase_old(&self) {
-        let nodes = self.function.nodes.iter().enumerate().rev();
-        for (index, node) in
-            nodes.clone().filter(|(_, node)| !matches!(node.kind, Kind::Inert | Kind::Return))
-        {
-            debug_assert!(!node.results.is_empty());
-            ffi::erase(self.emitter.operation(index));
+        let (constants, rewritten): (Vec<usize>, Vec<usize>) = (0..self.function.nodes.len())
+            .rev()
+            .filter(|&node| !matches!(self.function.nodes[node].kind, Kind::Return))
+            .partition(|&node| matches!(self.function.nodes[node].kind, Kind::Inert));
+        for node in rewritten {
+            ffi::erase(self.emitter.operation(node));
         }
-        for (index, _) in nodes.filter(|(_, node)| matches!(node.kind, Kind::Inert)) {
-            let operation = self.emitter.operation(index);
+        for node in constants {
+            let operation = self.emitter.operation(node);
             if operation.results().all(|result| ffi::uses(result.into()).is_empty()) {
                 ffi::erase(operation);
             }

@@ -496,3 +496,47 @@ fn annotations_without_a_grid_are_refused_and_plain_modules_left_alone() {
     add(&plain, "main", &[("x", tensor(&[4]))], &[("y", tensor(&[4]))], |_, a| vec![a[0]]);
     partition(plain.op()).unwrap();
 }
+
+#[test]
+fn an_initial_value_is_added_once() {
+    let context = Context::new();
+    let module = module(&context, 3);
+    let arguments = [("x", tensor(&[N, D])), ("bias", tensor(&[N, 4])), ("param/w", tensor(&[4, D]))];
+    add(&module, "main", &arguments, &[("y", tensor(&[N, 4])), ("z", tensor(&[]))], |b, a| {
+        let w = b.shard(a[2], "grid", &[None, Some(0)]).unwrap();
+        let multiply_add = |body: &mut t3c_ir::ScalarBody| {
+            let product = body.mul(Ref::Arg(0), Ref::Arg(1));
+            body.add(Ref::Arg(2), product)
+        };
+        let y = b.accumulate("nd,fd->nf", &[a[0], w], &[], a[1], multiply_add).unwrap();
+        // Accumulated onto a contribution: still one all-reduce.
+        let first = b.contract("nd,fd->", a[0], w).unwrap();
+        let z = b.accumulate("nd,fd->", &[a[0], w], &[], first, multiply_add).unwrap();
+        vec![y, z]
+    });
+    let text = partitioned(&module);
+    assert_eq!(of(&module, "main"), ["all_reduce", "all_reduce"], "{text}");
+    assert!(text.contains("shard.process_multi_index"), "{text}");
+}
+
+#[test]
+fn a_cache_split_by_heads_keeps_decoding_local() {
+    let context = Context::new();
+    let module = module(&context, 2);
+    let q = tensor(&[N, K, G, 2, E]);
+    let unit = Unit::attention_paged(&q, 3, 2);
+    let paged = ensure(module.op(), &unit).unwrap();
+    let names = ["q", "k", "v", "cache/k/0", "cache/v/0", "block_table", "position"];
+    let arguments: Vec<_> = names.into_iter().zip(unit.arguments.clone()).collect();
+    let results: Vec<_> = ["out", "cache/k/0", "cache/v/0"].into_iter().zip(unit.results.clone()).collect();
+    add(&module, "main", &arguments, &results, |b, a| {
+        let heads = [None, None, Some(0), None, None];
+        let keys = b.shard(a[3], "grid", &heads).unwrap();
+        let values = b.shard(a[4], "grid", &heads[..4]).unwrap();
+        b.call(&paged, &[a[0], a[1], a[2], keys, values, a[5], a[6]], &unit.results).unwrap()
+    });
+    let text = partitioned(&module);
+    assert_eq!(of(&module, "main"), ["all_slice"; 3], "{text}");
+    let results = entry(module.op()).unwrap().result_ports().unwrap();
+    assert_eq!(results[1].attributes[0].1, "array<i64: -1, -1, 0, -1, -1>");
+}
