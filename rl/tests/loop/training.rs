@@ -109,9 +109,8 @@ fn a_run_is_determined_by_its_seed_and_resumes_exactly() {
     let mut other = recipe.clone();
     other.seed = 1;
     assert_ne!(events, whole(&other));
-    // Broken off in the warm start, and after some steps of reinforcement learning. The break comes
-    // on the last event of a step.
-    for until in [40, 108] {
+    // Broken off in the warm start, at its end, and after some steps of reinforcement learning.
+    for until in [40, 101, 108, 125] {
         let mut policy = Tables::new(&recipe, VOCABULARY);
         let (mut first, state) = run(&recipe, &mut policy, State::default(), until);
         let state = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
@@ -176,6 +175,10 @@ fn the_mini_task_runs_through_the_loop() {
         ControlFlow::Continue(())
     };
     trainer.run(&mut policy, &mut sink).unwrap();
+    let transcripts = trainer.transcripts(&mut policy, 3).unwrap();
+    assert_eq!(transcripts.len(), 3);
+    let text = trainer.task().vocabulary().detokenise(&transcripts[0].tokens);
+    assert!(text.starts_with("<tools>") && text.contains("?"), "{text}");
     let step = rl(&events)[0];
     assert!(step.sampled_tokens > 500 && step.rollout.format_score > 0.0, "{step:?}");
     assert_eq!(evaluations(&events).len(), 4);
