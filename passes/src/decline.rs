@@ -48,6 +48,12 @@ pub enum Decline {
         /// The product's place.
         location: String,
     },
+    /// Two sums are added, an order of addition that no chain of products has.
+    #[error("the sum at {location} adds two sums: its products form no chain")]
+    SumIsNoChain {
+        /// The addition's place.
+        location: String,
+    },
     /// The pair would take longer fused than unfused on the chosen system.
     #[error(
         "sequential takes {sequential_us:.1} us, fused {fused_us:.1} us, of which triggers {trigger_us:.1} us"
@@ -61,11 +67,11 @@ pub enum Decline {
         trigger_us: f64,
     },
     /// A chunk is smaller than one tile of the product: nothing would overlap.
-    #[error("a chunk has {chunk} elements, less than a tile of {tile}")]
+    #[error("a chunk has {chunk} of the scattered dimension's indices, less than a tile of {tile}")]
     ChunkBelowTile {
-        /// Elements of a chunk.
+        /// Indices of a chunk.
         chunk: u64,
-        /// Elements of a tile.
+        /// Indices of a tile.
         tile: u64,
     },
     /// The reader sums over the gathered dimension, so the order of arrival would change its rounding.
@@ -99,6 +105,7 @@ impl Decline {
             Decline::NonlinearBetween { .. } => "nonlinear-between",
             Decline::NotAContraction { .. } => "not-a-contraction",
             Decline::NonzeroStart { .. } => "nonzero-start",
+            Decline::SumIsNoChain { .. } => "sum-is-no-chain",
             Decline::Unprofitable { .. } => "unprofitable",
             Decline::ChunkBelowTile { .. } => "chunk-below-tile",
             Decline::GatheredDimensionReduced { .. } => "gathered-dimension-reduced",
@@ -127,7 +134,7 @@ impl Decline {
                 vec![("sequential_us", sequential_us), ("fused_us", fused_us), ("trigger_us", trigger_us)]
             }
             Decline::ChunkBelowTile { chunk, tile } => {
-                vec![("chunk_elements", chunk as f64), ("tile_elements", tile as f64)]
+                vec![("chunk", chunk as f64), ("tile", tile as f64)]
             }
             Decline::SearchLimit { nodes, .. } => vec![("nodes", nodes as f64)],
             _ => vec![],

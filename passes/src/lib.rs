@@ -5,7 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod calls;
+pub mod configure_address_space;
 pub mod decline;
+pub mod find_pairs;
+pub mod fuse;
 pub mod group;
 pub mod options;
 pub mod pass;

@@ -17,7 +17,6 @@ pub fn sharding() -> Vec<String> {
 pub fn fusion(policy: &str) -> Vec<String> {
     let mut passes = owned(&["t3-split-all-reduce", "t3-find-pairs"]);
     passes.push(format!("t3-fuse{{policy={policy}}}"));
-    // After fusing: a pair that was declined must not keep half a collective apart for nothing.
     passes.push("t3-configure-address-space".to_owned());
     passes
 }

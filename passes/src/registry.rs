@@ -34,7 +34,13 @@ macro_rules! passes {
     };
 }
 
-passes![crate::shard::Shard, crate::split_all_reduce::SplitAllReduce];
+passes![
+    crate::shard::Shard,
+    crate::split_all_reduce::SplitAllReduce,
+    crate::find_pairs::FindPairs,
+    crate::fuse::Fuse,
+    crate::configure_address_space::ConfigureAddressSpace,
+];
 
 /// Our passes, in the order of the road.
 pub fn list() -> &'static [Entry] {

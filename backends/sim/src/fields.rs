@@ -24,6 +24,30 @@ impl Source<'_> {
     }
 }
 
+/// `source`'s text with the field at `key` (such as `link.bandwidth`) set to `value`, which stays on
+/// the field's line.
+pub(crate) fn with_field(source: Source, key: &str, value: &str) -> Result<String, Error> {
+    let unknown = || source.error(0, format!("`{key}` is not a field of a system"));
+    let mut table = Fields::root(source)?.table;
+    let mut parts = key.split('.').peekable();
+    loop {
+        let name = parts.next().ok_or_else(unknown)?;
+        let field = table.remove(name).ok_or_else(unknown)?;
+        let span = field.span();
+        match (field.into_inner(), parts.peek()) {
+            (DeValue::Table(inner), Some(_)) => table = inner,
+            (DeValue::Table(_), None) | (_, Some(_)) => return Err(unknown()),
+            (old, None) => {
+                let is_text = matches!(old, DeValue::String(_));
+                let literal = if is_text { format!("{value:?}") } else { value.to_owned() };
+                let mut text = source.text.to_owned();
+                text.replace_range(span, &literal);
+                return Ok(text);
+            }
+        }
+    }
+}
+
 /// One table, from which fields are taken; what is left is unknown.
 pub(crate) struct Fields<'s> {
     source: Source<'s>,

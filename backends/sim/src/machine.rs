@@ -26,10 +26,10 @@ use crate::{
 /// What a memory request belongs to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Tag {
-    /// Operands of the producer's next step.
-    Operands,
-    /// A store of the producer in its own memory.
-    Stored(BlockAt, u64),
+    /// Operands of the next step of a slot's wave.
+    Operands(u32),
+    /// A store of a slot in the device's own memory.
+    Stored(BlockAt, u64, u32),
     /// Read for sending.
     Outgoing(Packet),
     /// Received and written.
@@ -52,7 +52,8 @@ pub(crate) enum Payload {
 /// Who waits until a packet is on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    Producer,
+    /// The producer's slot.
+    Producer(u32),
     Sender,
 }
 
@@ -69,10 +70,10 @@ pub(crate) struct Packet {
 pub(crate) enum Event {
     /// A burst is over.
     Memory(u32),
-    /// Operands are at the compute units.
-    Loaded(u32),
-    /// A producer's step is computed.
-    Computed(u32),
+    /// Operands of a slot are at the compute units.
+    Loaded(u32, u32),
+    /// A slot's step is computed.
+    Computed(u32, u32),
     /// A packet is on the wire.
     Sent(u32, u32),
     /// A packet is at its destination.
@@ -156,7 +157,8 @@ pub(crate) fn run(
     let devices = (0..simulated).map(|index| device(workload, &divided, index, system, mode)).collect();
     let mut machine = Machine { system, events: Events::new(), devices, divided, recorder };
     for index in 0..machine.devices.len() {
-        machine.start(index)?;
+        machine.start_units(index);
+        machine.advance_ring(index);
     }
     while let Some(event) = machine.events.next() {
         machine.handle(event)?;
@@ -200,30 +202,12 @@ fn device(workload: &Workload, divided: &Divided, index: u32, system: &System, m
 impl Machine<'_> {
     fn handle(&mut self, event: Event) -> Result<(), Error> {
         match event {
-            Event::Memory(device) => self.memory_done(device as usize),
-            Event::Loaded(device) => {
-                self.operands_loaded(device as usize);
-                Ok(())
-            }
-            Event::Computed(device) => self.step_computed(device as usize),
+            Event::Memory(device) => self.memory_done(device as usize)?,
+            Event::Loaded(device, slot) => self.operands_loaded(device as usize, slot),
+            Event::Computed(device, slot) => self.step_computed(device as usize, slot),
             Event::Sent(device, link) => self.packet_sent(device as usize, link as usize),
-            Event::Arrived(device, packet) => {
-                self.packet_arrived(device as usize, packet);
-                Ok(())
-            }
-            Event::Fire(device, at) => {
-                self.fire(device as usize, at);
-                Ok(())
-            }
-        }
-    }
-
-    fn start(&mut self, device: usize) -> Result<(), Error> {
-        if self.devices[device].units.is_some() {
-            self.start_wave(device, 0)?;
-        }
-        if self.devices[device].ring.is_some() {
-            self.advance_ring(device);
+            Event::Arrived(device, packet) => self.packet_arrived(device as usize, packet),
+            Event::Fire(device, at) => self.fire(device as usize, at),
         }
         Ok(())
     }
@@ -284,36 +268,31 @@ impl Machine<'_> {
 
     fn request_done(&mut self, device: usize, tag: Tag) -> Result<(), Error> {
         match tag {
-            Tag::Operands => {
-                self.events.after(self.system.memory.latency, Event::Loaded(device as u32));
-                Ok(())
+            Tag::Operands(slot) => {
+                self.events.after(self.system.memory.latency, Event::Loaded(device as u32, slot));
             }
-            Tag::Stored(at, bytes) => {
+            Tag::Stored(at, bytes, slot) => {
                 self.count_update(device, at, bytes)?;
-                self.store_accepted(device)
+                self.store_accepted(device, slot);
             }
-            Tag::Outgoing(packet) => {
-                self.send(device, packet);
-                Ok(())
-            }
+            Tag::Outgoing(packet) => self.send(device, packet),
             Tag::Incoming(packet) => match packet.payload {
-                Payload::Block(at) => self.count_update(device, at, packet.bytes),
+                Payload::Block(at) => self.count_update(device, at, packet.bytes)?,
                 Payload::RingStep(step) => {
                     if let Some(ring) = &mut self.devices[device].ring {
                         ring.receive(step, packet.bytes);
                     }
                     self.advance_ring(device);
-                    Ok(())
                 }
             },
             Tag::ReduceRead(bytes) => {
                 self.devices[device].traffic.rs_writes += bytes;
                 let (kind, stream) = (Kind::Write, Stream::Communication);
                 self.request(device, Request { kind, stream, bytes, tag: Tag::ReduceWrite });
-                Ok(())
             }
-            Tag::ReduceWrite => Ok(()),
+            Tag::ReduceWrite => {}
         }
+        Ok(())
     }
 
     fn count_update(&mut self, device: usize, at: BlockAt, bytes: u64) -> Result<(), Error> {
@@ -416,19 +395,18 @@ impl Machine<'_> {
         self.events.after(time, Event::Sent(device as u32, link as u32));
     }
 
-    fn packet_sent(&mut self, device: usize, link: usize) -> Result<(), Error> {
-        let Some(packet) = self.devices[device].links[link].in_flight.take() else { return Ok(()) };
+    fn packet_sent(&mut self, device: usize, link: usize) {
+        let Some(packet) = self.devices[device].links[link].in_flight.take() else { return };
         let (_, hops) = self.route(packet.to);
         let latency = Picoseconds(self.system.link.latency.0 * hops);
         let peer = self.peer(device, packet.to);
         self.events.after(latency, Event::Arrived(peer as u32, packet));
         self.advance_link(device, link);
         match packet.origin {
-            Origin::Producer => self.store_accepted(device),
+            Origin::Producer(slot) => self.store_accepted(device, slot),
             Origin::Sender => {
                 self.devices[device].outstanding -= 1;
                 self.pump(device);
-                Ok(())
             }
         }
     }

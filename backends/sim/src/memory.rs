@@ -58,7 +58,11 @@ struct Burst<T> {
 }
 
 pub(crate) struct Memory<T> {
-    waiting: [VecDeque<Waiting<T>>; 2],
+    /// The compute stream's loads and uncached updates, in order.
+    compute: VecDeque<Waiting<T>>,
+    /// Its plain stores: the cache holds them and writes them back when no load waits.
+    write_back: VecDeque<Waiting<T>>,
+    communication: VecDeque<Waiting<T>>,
     queue: VecDeque<Burst<T>>,
     in_service: Option<Burst<T>>,
     last_kind: Kind,
@@ -76,7 +80,9 @@ pub(crate) struct Memory<T> {
 impl<T: Copy> Memory<T> {
     pub fn new(arbitration: Arbitration) -> Self {
         Self {
-            waiting: [VecDeque::new(), VecDeque::new()],
+            compute: VecDeque::new(),
+            write_back: VecDeque::new(),
+            communication: VecDeque::new(),
             queue: VecDeque::new(),
             in_service: None,
             last_kind: Kind::Read,
@@ -90,7 +96,12 @@ impl<T: Copy> Memory<T> {
     }
 
     pub fn push(&mut self, request: Request<T>, now: Picoseconds) {
-        self.waiting[request.stream as usize].push_back(Waiting { request, since: now });
+        let waiting = match (request.stream, request.kind) {
+            (Stream::Communication, _) => &mut self.communication,
+            (Stream::Compute, Kind::Write) => &mut self.write_back,
+            (Stream::Compute, _) => &mut self.compute,
+        };
+        waiting.push_back(Waiting { request, since: now });
     }
 
     /// Chooses the queue occupancy under which communication may enter, from the share of time that
@@ -126,7 +137,11 @@ impl<T: Copy> Memory<T> {
         let memory = &system.memory;
         while (self.queue.len() as u64 + 1) * memory.burst <= memory.queue {
             let Some(stream) = self.choose_stream(now, system) else { return };
-            let waiting = &mut self.waiting[stream as usize];
+            let waiting = match stream {
+                Stream::Communication => &mut self.communication,
+                Stream::Compute if self.compute.is_empty() => &mut self.write_back,
+                Stream::Compute => &mut self.compute,
+            };
             let Some(head) = waiting.front_mut() else { return };
             let bytes = head.request.bytes.min(memory.burst_bytes());
             head.request.bytes -= bytes;
@@ -144,8 +159,8 @@ impl<T: Copy> Memory<T> {
     }
 
     fn choose_stream(&self, now: Picoseconds, system: &System) -> Option<Stream> {
-        let [compute, communication] = &self.waiting;
-        match (compute.is_empty(), communication.front()) {
+        let has_no_compute = self.compute.is_empty() && self.write_back.is_empty();
+        match (has_no_compute, self.communication.front()) {
             (true, None) => None,
             (false, None) => Some(Stream::Compute),
             (is_alone, Some(head)) => match self.arbitration {
@@ -227,6 +242,18 @@ mod tests {
         let requests = [(Read, Communication), (Read, Communication), (Read, Compute), (Read, Compute)];
         assert_eq!(order(Arbitration::RoundRobin, &requests).0, [2, 0, 3, 1]);
         assert_eq!(order(Arbitration::ComputeFirst, &requests).0, [2, 3, 0, 1]);
+    }
+
+    #[test]
+    fn loads_pass_cached_stores_but_not_updates() {
+        let first_read = |before| {
+            let mut requests = vec![(before, Compute); 20];
+            requests.push((Read, Compute));
+            let (served, _) = order(Arbitration::RoundRobin, &requests);
+            served.iter().position(|&tag| tag == 20).unwrap()
+        };
+        assert_eq!(first_read(Write), 0);
+        assert!(first_read(Update) > 10);
     }
 
     #[test]

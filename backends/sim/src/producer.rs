@@ -133,7 +133,7 @@ impl Plan {
         Self {
             works: producer.works.clone(),
             output: producer.output,
-            cache: Cache::new(system.cache.capacity, items + tiles.len()),
+            cache: Cache::new(system.cache.capacity, system.cache.replacement, items + tiles.len()),
             panels,
             first_tile_item: items,
             steps,

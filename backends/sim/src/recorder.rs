@@ -49,8 +49,9 @@ impl Recorder {
         Self { offset, ..Self::default() }
     }
 
-    pub fn wave(&mut self, device: usize, wave: usize, start: Picoseconds, end: Picoseconds) {
-        self.span(device, format!("wave {wave}"), "compute units".to_owned(), start, end - start);
+    pub fn wave(&mut self, device: usize, slot: u32, wave: usize, start: Picoseconds, end: Picoseconds) {
+        let track = format!("compute units, work-group {slot}");
+        self.span(device, format!("wave {wave}"), track, start, end - start);
     }
 
     fn span(&mut self, device: usize, name: String, track: String, at: Picoseconds, length: Picoseconds) {

@@ -1,12 +1,10 @@
 //! The machine: every parameter that the model uses, read from a system file.
 
-use std::path::Path;
-
 use t3c_schedule::{Element, cost::Rates};
 
 use crate::{
     Error,
-    fields::{Fields, Source},
+    fields::{Fields, Source, with_field},
     units::{Dimension, Picoseconds, duration},
 };
 
@@ -22,8 +20,10 @@ pub enum Topology {
 /// The compute units and what one work-group does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Compute {
-    /// Compute units; each runs one work-group at a time.
+    /// Compute units.
     pub units: u64,
+    /// Work-groups that a unit holds at a time; it multiplies for one while others load or store.
+    pub workgroups_per_unit: u64,
     /// Their clock, in hertz.
     pub clock: u64,
     /// 16-bit floating-point operations a cycle of one unit's matrix pipeline.
@@ -42,6 +42,15 @@ pub struct Compute {
     pub kernel_launch: Picoseconds,
 }
 
+/// Which item leaves a full cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Replacement {
+    /// The one not used for longest: a sweep just over the capacity never hits.
+    LeastRecentlyUsed,
+    /// Any, by a fixed generator: a sweep over the capacity hits in part.
+    Random,
+}
+
 /// The last-level cache.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Cache {
@@ -51,6 +60,8 @@ pub struct Cache {
     pub bandwidth: u64,
     /// From a request to its data, on a hit.
     pub latency: Picoseconds,
+    /// What leaves when it is full.
+    pub replacement: Replacement,
 }
 
 /// Memory and its controller. Addresses are interleaved over all channels, so the channels are alike
@@ -139,6 +150,14 @@ pub struct System {
     pub link: Link,
 }
 
+fn read(path: &str) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|source| Error::File {
+        path: path.to_owned(),
+        source,
+        built_in: System::built_in_names().collect::<Vec<_>>().join(", "),
+    })
+}
+
 /// The systems that are built in, by name.
 const BUILT_IN: [(&str, &str); 2] = [
     ("t3-80cu", include_str!("../../../examples/systems/t3-80cu.toml")),
@@ -153,16 +172,19 @@ impl System {
 
     /// A built-in system by name, or a system file by path.
     pub fn open(name_or_path: &str) -> Result<System, Error> {
-        if let Some((name, text)) = BUILT_IN.iter().find(|(name, _)| *name == name_or_path) {
-            return System::parse(text, &format!("{name}.toml"));
+        System::open_with(name_or_path, &[])
+    }
+
+    /// The same with some fields changed, such as `("link.bandwidth", "75 GB/s")`: what a sweep does.
+    pub fn open_with(name_or_path: &str, changes: &[(&str, &str)]) -> Result<System, Error> {
+        let (mut text, file) = match BUILT_IN.iter().find(|(name, _)| *name == name_or_path) {
+            Some((name, text)) => ((*text).to_owned(), format!("{name}.toml")),
+            None => (read(name_or_path)?, name_or_path.to_owned()),
+        };
+        for (key, value) in changes {
+            text = with_field(Source { file: &file, text: &text }, key, value)?;
         }
-        let path = Path::new(name_or_path);
-        let text = std::fs::read_to_string(path).map_err(|source| Error::File {
-            path: name_or_path.to_owned(),
-            source,
-            built_in: System::built_in_names().collect::<Vec<_>>().join(", "),
-        })?;
-        System::parse(&text, name_or_path)
+        System::parse(&text, &file)
     }
 
     /// Reads the text of a system file; `file` is its name in errors.
@@ -210,6 +232,7 @@ impl Compute {
     fn read(mut fields: Fields) -> Result<Self, Error> {
         let read = Self {
             units: fields.count("units")?,
+            workgroups_per_unit: fields.count("workgroups_per_unit")?,
             clock: fields.quantity("clock", Dimension::Frequency)?,
             matrix_flops_per_cycle_f16: fields.count("matrix_flops_per_cycle_f16")?,
             matrix_flops_per_cycle_f32: fields.count("matrix_flops_per_cycle_f32")?,
@@ -235,10 +258,12 @@ impl Compute {
 
 impl Cache {
     fn read(mut fields: Fields) -> Result<Self, Error> {
+        let replacements = [("lru", Replacement::LeastRecentlyUsed), ("random", Replacement::Random)];
         let read = Self {
             capacity: fields.quantity("capacity", Dimension::Size)?,
             bandwidth: fields.quantity("bandwidth", Dimension::Bandwidth)?,
             latency: Picoseconds(fields.quantity("latency", Dimension::Time)?),
+            replacement: fields.choice("replacement", &replacements)?,
         };
         fields.finish()?;
         Ok(read)
@@ -380,6 +405,26 @@ mod tests {
             edited("topology =", "speed = 1\ntopology ="),
             format!("s.toml:{at}: `link.speed` is not a field of a system")
         );
+    }
+
+    #[test]
+    fn fields_can_be_changed_by_name() {
+        let changes = [
+            ("link.bandwidth", "75 GB/s"),
+            ("compute.units", "160"),
+            ("arbitration.thresholds", "[1, 2, 3]"),
+        ];
+        let system = System::open_with("t3-80cu", &changes).unwrap();
+        assert_eq!(system.link.bandwidth, 75_000_000_000);
+        assert_eq!(system.compute.units, 160);
+        assert_eq!(system.arbitration.thresholds, [1, 2, 3]);
+        let error = |key, value| System::open_with("t3-80cu", &[(key, value)]).unwrap_err().to_string();
+        assert!(error("link.speed", "1").contains("`link.speed` is not a field of a system"));
+        assert!(error("link", "1").contains("`link` is not a field of a system"));
+        let at = BUILT_IN[0].1.lines().position(|l| l.starts_with("bandwidth = \"150")).unwrap() + 1;
+        let expected = format!("t3-80cu.toml:{at}: `link.bandwidth`: `75` has no unit, such as \"1 TB/s\"");
+        assert_eq!(error("link.bandwidth", "75"), expected);
+        assert!(error("compute.units", "80\nspeed = 1").contains("`compute.speed` is not a field"));
     }
 
     #[test]

@@ -9,6 +9,26 @@
 //! enters the packed training step once, exactly ([`Credit::a_plus`], [`Credit::a_minus`]).
 //!
 //! The trainer and `t3c credit` call the same function, [`credit`].
+//!
+//! ```
+//! use t3c_rl::credit::{Request, credit};
+//!
+//! // Two first steps of one token each; the first is right. It was sampled at 0.5 and now has 0.6.
+//! let request: Request = serde_json::from_str(r#"{"input": {
+//!     "nodes": [
+//!         {"parent": -1, "model_tokens": 1, "format_score": 1, "logp": [-0.51], "old_logp": [-0.69]},
+//!         {"parent": -1, "model_tokens": 1, "format_score": 1, "logp": [-0.92], "old_logp": [-0.69]}],
+//!     "trajectories": [
+//!         {"leaf": 0, "finished": true, "r_out": 1},
+//!         {"leaf": 1, "finished": true, "r_out": -1}]},
+//!     "options": {"w2": 0, "traj_norm": "none"}}"#)?;
+//! let credit = credit(&request.input, &request.options)?;
+//! assert_eq!(credit.a_traj, [1.0, -1.0]);
+//! assert_eq!(credit.a_plus, [Some(0.5), Some(0.0)]);
+//! // The wrong step's ratio is below 1 - clip_low: it is not pushed down further.
+//! assert_eq!(credit.dlogp[1], [0.0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod check;
 mod loss;

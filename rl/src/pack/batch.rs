@@ -144,15 +144,31 @@ fn split(trees: &[Weighted<'_>], count: usize, largest: Bucket) -> Option<Vec<us
     sizes.into_iter().all(|size| largest.holds(size)).then_some(groups)
 }
 
+/// Traces in a row that may be too long for the context before the task is found unfit for it.
+const MOST_SKIPPED: usize = 1000;
+
 /// A batch of the warm start: traces, one after the other, until the next would not fit. All model
-/// tokens of the batch weigh the same. `next` draws prompts with their traces; the one that did not
-/// fit is left out.
-pub fn sft_batch(bucket: Bucket, mut next: impl FnMut() -> (Vec<Token>, Trace)) -> Result<Batch, TooLarge> {
+/// tokens of the batch weigh the same. `next` draws prompts with their traces. The one that did not
+/// fit is left out, and so are those longer than `context`, whose positions the model does not know.
+pub fn sft_batch(
+    bucket: Bucket,
+    context: usize,
+    mut next: impl FnMut() -> (Vec<Token>, Trace),
+) -> Result<Batch, TooLarge> {
     let mut pack = Pack::default();
+    let mut skipped = 0;
     loop {
         let (prompt, trace) = next();
         let model = trace.is_model.iter().filter(|is_model| **is_model).count();
         let (tokens, rows) = (prompt.len() + trace.tokens.len(), model);
+        if tokens > context {
+            skipped += 1;
+            if skipped > MOST_SKIPPED {
+                let largest = Bucket { tokens: context, rows: bucket.rows };
+                return Err(TooLarge { tokens, rows, largest });
+            }
+            continue;
+        }
         if !bucket.holds((pack.tokens.len() + tokens, pack.rows.len() + rows)) {
             if pack.tokens.is_empty() {
                 return Err(TooLarge { tokens, rows, largest: bucket });

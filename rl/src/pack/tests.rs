@@ -22,7 +22,15 @@ fn logp(sequence: &[Token], target: Token) -> f64 {
 
 fn node(parent: Option<usize>, depth: u32, tokens: Vec<Token>, response: Vec<Token>) -> Node {
     let logp = tokens.iter().map(|token| -0.1 - 0.01 * (*token % 50) as f32).collect();
-    Node { parent, depth, tokens, logp, response, ending: Ending::Call, format_score: 0.6 }
+    Node {
+        parent,
+        depth,
+        tokens,
+        logp,
+        response,
+        ending: Ending::Call,
+        checks: [true, true, false, true, false],
+    }
 }
 
 /// Random trees with distinct leaves; some branches are pruned.
@@ -208,11 +216,12 @@ fn warm_start_batches_fill_the_bucket() {
         let trace = Trace { tokens: vec![7, 8, 9, 4], is_model: vec![true, true, false, true] };
         (vec![1, 2], trace)
     };
-    let batch = sft_batch(bucket, draw).unwrap();
+    let batch = sft_batch(bucket, 6, draw).unwrap();
     assert_eq!((batch.used_tokens, batch.used_rows), (18, 9));
     assert_eq!(&batch.pack.rows[..6], [1, 2, 4, 7, 8, 10]);
     assert_eq!(&batch.pack.targets[..3], [7, 8, 4]);
     assert_eq!(batch.pack.weight, vec![1.0 / 9.0; 9]);
     check_invariants(&Pack { ..batch.pack.clone() }).unwrap();
-    assert!(sft_batch(Bucket { tokens: 5, rows: 9 }, draw).is_err());
+    assert!(sft_batch(Bucket { tokens: 5, rows: 9 }, 6, draw).is_err());
+    assert!(sft_batch(bucket, 5, draw).is_err());
 }

@@ -28,8 +28,8 @@ pub enum RecipeError {
         /// What it may be.
         expected: &'static str,
     },
-    /// Options of the credit.
-    #[error("in `rl.credit`: {0}")]
+    /// A value of `rl.credit`; its field is named from there on, as `options.…`.
+    #[error("{}", .0.to_string().replace("`options.", "`rl.credit."))]
     Credit(CreditError),
 }
 

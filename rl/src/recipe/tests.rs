@@ -19,7 +19,7 @@ fn bad_recipes_name_what_is_wrong() {
         (r#"{"schema": "t3c.portool/1", "rl": {"credit": {"gama": 1}}}"#, "gama"),
         (r#"{"schema": "t3c.portool/1", "rl": {"questions": -1}}"#, "-1"),
         (r#"{"schema": "t3c.portool/1", "rl": {"questions": 0}}"#, "rl.questions"),
-        (r#"{"schema": "t3c.portool/1", "rl": {"credit": {"gamma": 2}}}"#, "options.gamma"),
+        (r#"{"schema": "t3c.portool/1", "rl": {"credit": {"gamma": 2}}}"#, "rl.credit.gamma"),
         (r#"{"schema": "t3c.portool/1", "model": {"num_key_value_heads": 3}}"#, "num_key_value_heads"),
         (r#"{"schema": "t3c.portool/1", "task": {"mix": [0, 0, 0]}}"#, "task.mix"),
         (r#"{"schema": "t3c.portool/1""#, "EOF"),

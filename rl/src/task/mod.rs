@@ -43,8 +43,18 @@ pub enum Ending {
     Cannot,
 }
 
-/// The format checks of one step: think block, call or answer block, JSON, exact keys, success.
+/// Number of format checks of a step. In order: it has a think block; it has a call or an answer
+/// block; the call is JSON; it has exactly the required keys; the tool succeeded. An answer passes
+/// the last three.
 pub const CHECKS: usize = 5;
+
+/// Which format checks a step passed.
+pub type Checks = [bool; CHECKS];
+
+/// The share of checks passed, 0 to 1.
+pub fn format_score(checks: &Checks) -> f64 {
+    checks.iter().filter(|passed| **passed).count() as f64 / CHECKS as f64
+}
 
 /// What the environment makes of the tokens of one step.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,16 +62,9 @@ pub struct Step {
     /// How it ended.
     pub ending: Ending,
     /// Which format checks it passed.
-    pub checks: [bool; CHECKS],
+    pub checks: Checks,
     /// The environment's answer to a call; empty after an answer.
     pub response: Vec<Token>,
-}
-
-impl Step {
-    /// The share of format checks passed, 0 to 1.
-    pub fn format_score(&self) -> f64 {
-        self.checks.iter().filter(|passed| **passed).count() as f64 / CHECKS as f64
-    }
 }
 
 /// A teacher's trajectory after the prompt: steps of the model and responses of the environment.

@@ -324,6 +324,18 @@ mod tests {
     }
 
     #[test]
+    fn a_seed_always_asks_the_same() {
+        let text = |question: &Question| Vocabulary::new().detokenise(&question.prompt);
+        let asked: Vec<_> = questions(Split::HeldOut, 3).iter().map(text).collect();
+        let expected = [
+            "<tools>get_hour absolute_value divide mean round_number</tools>tell me 11 over 7 rounded ?",
+            "<tools>get_hour round_number absolute_value add subtract</tools>compute how far 28 is from 86 ?",
+            "<tools>absolute_value get_hour divide subtract max_value</tools>compute how far 22 is from 19 ?",
+        ];
+        assert_eq!(asked, expected);
+    }
+
+    #[test]
     fn prompts_survive_text() {
         let vocabulary = Vocabulary::new();
         for question in questions(Split::Training, 300) {

@@ -8,7 +8,7 @@ use super::question::Question;
 use super::vocabulary::{
     ANSWER, CANNOT, END_ANSWER, END_RESPONSE, END_THINK, ERROR, RESPONSE, THINK, Vocabulary,
 };
-use super::{CHECKS, Ending, Step, Token};
+use super::{CHECKS, Checks, Ending, Step, Token};
 
 /// Positions in [`Step::checks`].
 const THINKS: usize = 0;
@@ -47,7 +47,7 @@ fn think_end(pieces: &[&str]) -> Option<usize> {
 }
 
 /// An answer block, or a body that at least ends like one. The checks on calls count as passed.
-fn read_answer(body: &[&str], checks: &mut [bool; CHECKS]) -> Option<Ending> {
+fn read_answer(body: &[&str], checks: &mut Checks) -> Option<Ending> {
     let inner = body.strip_suffix(&[END_ANSWER])?;
     let Some(inner) = inner.strip_prefix(&[ANSWER]) else { return Some(Ending::Answer(None)) };
     checks[HAS_BLOCK] = true;
@@ -68,7 +68,7 @@ fn number(pieces: &[&str]) -> Option<f64> {
 }
 
 /// The result of a call; `None` where anything is wrong with it.
-fn read_call(body: &[&str], question: &Question, checks: &mut [bool; CHECKS]) -> Option<f64> {
+fn read_call(body: &[&str], question: &Question, checks: &mut Checks) -> Option<f64> {
     let closes = matches!(body.last(), Some(&CLOSE | &CLOSE_LIST));
     if body.first() != Some(&CALL) || !closes {
         return None;
@@ -98,6 +98,7 @@ fn read_call(body: &[&str], question: &Question, checks: &mut [bool; CHECKS]) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::format_score;
     use crate::tools::Episode;
 
     fn read_text(text: &str) -> (Step, String) {
@@ -171,7 +172,7 @@ mod tests {
         for (text, ending, passed) in cases {
             let (step, response) = read_text(text);
             assert_eq!(step.ending, ending, "{text}");
-            assert_eq!(step.format_score(), f64::from(passed) / 5.0, "{text}");
+            assert_eq!(format_score(&step.checks), f64::from(passed) / 5.0, "{text}");
             assert_eq!(response, "");
         }
     }

@@ -8,7 +8,7 @@ use super::{Event, Policy, TrainError, Trainer, TreeSummary};
 use crate::decode::Decoder;
 use crate::random::{Purpose, Seed};
 use crate::task::{Split, Task};
-use crate::tree::rollout;
+use crate::tree::{Selection, rollout};
 
 /// Steps from here on seed evaluations: no training step gets there.
 const EVALUATION_STEPS: u64 = 1 << 48;
@@ -71,7 +71,8 @@ impl<T: Task> Trainer<T> {
     ) -> Result<Evaluation, TrainError<D::Error>> {
         let start = Instant::now();
         let options = self.recipe.evaluation_options(temperature);
-        let (trees, _) = rollout(policy, &self.task, questions, &options, &self.shapes.decode, seed)?;
+        let (trees, _) =
+            rollout(policy, &self.task, questions, &options, &Selection::Chains, &self.shapes.decode, seed)?;
         let facts = questions.iter().map(|question| self.task.facts(question));
         Ok(Evaluation {
             sft_steps: self.state.sft_steps,

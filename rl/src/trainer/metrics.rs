@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::task::{Ending, Facts};
+use crate::task::{CHECKS, Ending, Facts, format_score};
 use crate::tree::{Node, Tree};
 
 /// Accuracy on the questions that need a given number of calls.
@@ -37,6 +37,8 @@ pub struct TreeSummary {
     pub rightly_cannot: f64,
     /// Share of all trajectories that ended without an answer.
     pub unfinished: f64,
+    /// Share of calls that failed, unreadable ones included, over all trajectories.
+    pub tool_failures: f64,
     /// Mean format score of the steps of trajectories, shared steps counted as often as shared.
     pub format_score: f64,
 }
@@ -142,6 +144,8 @@ struct Sums {
     withheld: f64,
     rightly_cannot: f64,
     unfinished: f64,
+    all_calls: f64,
+    failed_calls: f64,
     steps: f64,
     format: f64,
 }
@@ -159,7 +163,11 @@ impl TreeSummary {
                 sums.reward += trajectory.r_out;
                 sums.unfinished += f64::from(!trajectory.finished);
                 sums.steps += path.len() as f64;
-                sums.format += path.iter().map(|step| step.format_score).sum::<f64>();
+                sums.format += path.iter().map(|step| format_score(&step.checks)).sum::<f64>();
+                for call in path.iter().filter(|step| step.ending == Ending::Call) {
+                    sums.all_calls += 1.0;
+                    sums.failed_calls += f64::from(!call.checks[CHECKS - 1]);
+                }
                 let cannot = f64::from(path.last().is_some_and(|step| step.ending == Ending::Cannot));
                 if facts.answerable {
                     sums.answer(facts, &path, right, cannot);
@@ -205,6 +213,7 @@ impl Sums {
             cannot: share(self.cannot, self.answerable),
             rightly_cannot: share(self.rightly_cannot, self.withheld),
             unfinished: share(self.unfinished, self.trajectories),
+            tool_failures: share(self.failed_calls, self.all_calls),
             format_score: share(self.format, self.steps),
         }
     }

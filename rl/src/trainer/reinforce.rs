@@ -24,7 +24,15 @@ impl<T: Task> Trainer<T> {
             |item| self.task.question(Split::Training, &mut seed.stream(Purpose::Questions, item, 0));
         let questions: Vec<_> = (0..self.recipe.rl.questions as u64).map(question).collect();
         let options = self.recipe.rollout_options();
-        let (trees, counts) = rollout(policy, &self.task, &questions, &options, &self.shapes.decode, seed)?;
+        let (trees, counts) = rollout(
+            policy,
+            &self.task,
+            &questions,
+            &options,
+            &self.recipe.rl.selection,
+            &self.shapes.decode,
+            seed,
+        )?;
         let facts = questions.iter().map(|question| self.task.facts(question));
         let mut metrics = RlMetrics { step: step + 1, ..RlMetrics::default() };
         metrics.rollout = TreeSummary::new(trees.iter().zip(facts));

@@ -15,7 +15,7 @@ impl<T: Task> Trainer<T> {
         let step = self.state.sft_steps;
         let seed = Seed { seed: self.recipe.seed, step };
         let mut item = 0;
-        let batch = sft_batch(self.shapes.sft, || {
+        let batch = sft_batch(self.shapes.sft, self.shapes.context, || {
             let mut random = seed.stream(Purpose::Traces, item, 0);
             item += 1;
             let question = self.task.question(Split::Training, &mut random);

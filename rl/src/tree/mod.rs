@@ -4,10 +4,10 @@ mod rollout;
 mod select;
 
 pub use rollout::{DecodeCounts, RolloutError, RolloutOptions, rollout};
-pub use select::Selection;
+pub use select::{Expansion, Selection};
 
 use crate::credit::{NodeInput, TrajectoryInput, TreeInput};
-use crate::task::{Ending, Token};
+use crate::task::{Checks, Ending, Token, format_score};
 
 /// One step of a tree.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,8 +24,8 @@ pub struct Node {
     pub response: Vec<Token>,
     /// How the step ended.
     pub ending: Ending,
-    /// Share of the format checks passed.
-    pub format_score: f64,
+    /// Which format checks it passed.
+    pub checks: Checks,
 }
 
 /// A finished path through a tree.
@@ -101,7 +101,7 @@ impl Tree {
                 parent: node.parent.map_or(-1, |parent| parent as i64),
                 model_tokens: node.tokens.len(),
                 tool_tokens: node.response.len(),
-                format_score: node.format_score,
+                format_score: format_score(&node.checks),
                 old_logp: logp.clone(),
                 ref_logp: logp.clone(),
                 logp,

@@ -8,12 +8,12 @@
 use rand_chacha::ChaCha8Rng;
 use thiserror::Error;
 
-use super::{Node, Selection, Trajectory, Tree};
+use super::{Expansion, Node, Trajectory, Tree};
 use crate::decode::{
     BlockAllocator, BlockTable, DecodeRows, DecodeShape, Decoder, Distribution, OutOfBlocks,
 };
 use crate::random::{Purpose, Seed};
-use crate::task::{Ending, Task, Token};
+use crate::task::{CHECKS, Ending, Task, Token};
 
 /// The shape of a rollout.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,8 +30,6 @@ pub struct RolloutOptions {
     pub context: usize,
     /// Temperature of sampling; 0 is greedy.
     pub temperature: f32,
-    /// Which forks survive.
-    pub selection: Selection,
 }
 
 /// What a rollout cost.
@@ -97,6 +95,7 @@ pub fn rollout<T: Task, D: Decoder>(
     task: &T,
     questions: &[T::Question],
     options: &RolloutOptions,
+    expansion: &dyn Expansion,
     shape: &DecodeShape,
     seed: Seed,
 ) -> Result<(Vec<Tree>, DecodeCounts), RolloutError<D::Error>> {
@@ -118,6 +117,7 @@ pub fn rollout<T: Task, D: Decoder>(
         task,
         questions,
         options,
+        expansion,
         shape,
         seed,
         allocator: BlockAllocator::new(shape.blocks),
@@ -181,6 +181,7 @@ struct Rollout<'a, T: Task> {
     task: &'a T,
     questions: &'a [T::Question],
     options: &'a RolloutOptions,
+    expansion: &'a dyn Expansion,
     shape: &'a DecodeShape,
     seed: Seed,
     allocator: BlockAllocator,
@@ -293,7 +294,7 @@ impl<T: Task> Rollout<'_, T> {
             logp: Vec::new(),
             response: Vec::new(),
             ending: Ending::Call,
-            format_score: 0.0,
+            checks: [false; CHECKS],
         });
         (node, Box::new(self.seed.stream(Purpose::Tokens, question as u64, node as u64)))
     }
@@ -318,7 +319,7 @@ impl<T: Task> Rollout<'_, T> {
         let growing = &mut self.growing[question];
         let step = self.task.step(asked, &growing.tree.nodes[node].tokens);
         let current = &mut growing.tree.nodes[node];
-        current.format_score = step.format_score();
+        current.checks = step.checks;
         current.ending = step.ending;
         // The last token of the step is not in the cache yet.
         let next_start = table.len() + 1 + step.response.len();
@@ -346,11 +347,14 @@ impl<T: Task> Rollout<'_, T> {
             return;
         }
         waiting.sort_by_key(|(node, _, _)| *node);
-        growing.decoding = waiting.len();
-        let depth = u64::from(growing.tree.nodes[waiting[0].0].depth);
-        let mut random = self.seed.stream(Purpose::Selection, question as u64, depth);
-        let (selection, branching) = (self.options.selection, self.options.branching);
-        let children = selection.children(waiting.len(), branching, &mut random);
+        let nodes = &growing.tree.nodes;
+        let live: Vec<&Node> = waiting.iter().map(|(node, _, _)| &nodes[*node]).collect();
+        let mut random = self.seed.stream(Purpose::Selection, question as u64, u64::from(live[0].depth));
+        let children = self.expansion.children(&live, self.options.branching, &mut random);
+        growing.decoding = children.iter().sum();
+        if growing.decoding == 0 {
+            self.active -= 1;
+        }
         for ((node, table, response), children) in waiting.into_iter().zip(children) {
             if children == 0 {
                 growing.tree.branches_pruned += 1;

@@ -13,7 +13,17 @@ use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How trajectories go on after a step.
+use super::Node;
+
+/// A rule that gives slots to live nodes before anything is sampled for them.
+pub trait Expansion {
+    /// For each of the `live` nodes of one depth, in order, how many children it gets. The sum should
+    /// be the number of live nodes: more would not fit the decoder, fewer lose trajectories.
+    /// `branching` is the number of candidates a node has.
+    fn children(&self, live: &[&Node], branching: usize, random: &mut ChaCha8Rng) -> Vec<usize>;
+}
+
+/// The rules that ship.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Selection {
@@ -24,14 +34,13 @@ pub enum Selection {
     Chains,
 }
 
-impl Selection {
-    /// For each of `live` nodes the number of its children; the sum is `live`.
-    pub fn children(self, live: usize, branching: usize, random: &mut ChaCha8Rng) -> Vec<usize> {
-        if self == Self::Chains || branching <= 1 {
-            return vec![1; live];
+impl Expansion for Selection {
+    fn children(&self, live: &[&Node], branching: usize, random: &mut ChaCha8Rng) -> Vec<usize> {
+        if *self == Self::Chains || branching <= 1 {
+            return vec![1; live.len()];
         }
-        let mut children = vec![0; live];
-        for candidate in rand::seq::index::sample(random, live * branching, live) {
+        let mut children = vec![0; live.len()];
+        for candidate in rand::seq::index::sample(random, live.len() * branching, live.len()) {
             children[candidate / branching] += 1;
         }
         children
@@ -42,6 +51,19 @@ impl Selection {
 mod tests {
     use super::*;
     use crate::random::{Purpose, Seed};
+    use crate::task::Ending;
+
+    fn node() -> Node {
+        Node {
+            parent: None,
+            depth: 1,
+            tokens: vec![1],
+            logp: vec![-1.0],
+            response: Vec::new(),
+            ending: Ending::Call,
+            checks: Default::default(),
+        }
+    }
 
     #[test]
     fn slots_are_drawn_without_replacement() {
@@ -49,7 +71,7 @@ mod tests {
         let mut forks = 0;
         for part in 0..3000 {
             let mut random = Seed { seed: 1, step: 2 }.stream(Purpose::Selection, 3, part);
-            let children = Selection::Portool.children(2, 2, &mut random);
+            let children = Selection::Portool.children(&[&node(), &node()], 2, &mut random);
             assert_eq!(children.iter().sum::<usize>(), 2);
             forks += usize::from(children.contains(&2));
         }
@@ -59,7 +81,9 @@ mod tests {
     #[test]
     fn chains_never_fork() {
         let mut random = Seed { seed: 1, step: 2 }.stream(Purpose::Selection, 3, 4);
-        assert_eq!(Selection::Chains.children(5, 3, &mut random), vec![1; 5]);
-        assert_eq!(Selection::Portool.children(5, 1, &mut random), vec![1; 5]);
+        let node = node();
+        let live = [&node; 5];
+        assert_eq!(Selection::Chains.children(&live, 3, &mut random), vec![1; 5]);
+        assert_eq!(Selection::Portool.children(&live, 1, &mut random), vec![1; 5]);
     }
 }

@@ -15,18 +15,27 @@ const OPTIONS: RolloutOptions = RolloutOptions {
     max_step_tokens: 12,
     context: 100,
     temperature: 0.8,
-    selection: Selection::Portool,
 };
 
 fn questions(count: u64) -> Vec<Question> {
     (0..count).map(|i| TASK.question(Split::Training, &mut SEED.stream(Purpose::Questions, i, 0))).collect()
 }
 
-fn grow(options: &RolloutOptions, rows: Vec<usize>, live: usize) -> (Vec<Tree>, DecodeCounts, HashDecoder) {
+fn grow_by(
+    selection: Selection,
+    options: &RolloutOptions,
+    rows: Vec<usize>,
+    live: usize,
+) -> (Vec<Tree>, DecodeCounts, HashDecoder) {
     let shape = DecodeShape::new(rows, live, options.context);
     let mut decoder = HashDecoder::new(shape.blocks);
-    let (trees, counts) = rollout(&mut decoder, &TASK, &questions(20), options, &shape, SEED).unwrap();
+    let (trees, counts) =
+        rollout(&mut decoder, &TASK, &questions(20), options, &selection, &shape, SEED).unwrap();
     (trees, counts, decoder)
+}
+
+fn grow(options: &RolloutOptions, rows: Vec<usize>, live: usize) -> (Vec<Tree>, DecodeCounts, HashDecoder) {
+    grow_by(Selection::Portool, options, rows, live)
 }
 
 /// Everything before a step: the prompt, and the steps above it with their responses.
@@ -89,8 +98,8 @@ fn shared_prefixes_are_decoded_once() {
 #[test]
 fn every_question_yields_its_trajectories_within_depth_and_context() {
     for selection in [Selection::Portool, Selection::Chains] {
-        let options = RolloutOptions { selection, context: 64, ..OPTIONS };
-        let (trees, _, _) = grow(&options, vec![64], 120);
+        let options = RolloutOptions { context: 64, ..OPTIONS };
+        let (trees, _, _) = grow_by(selection, &options, vec![64], 120);
         for tree in &trees {
             assert_eq!(tree.trajectories.len(), options.trajectories);
             let mut pruned = 0;
@@ -117,8 +126,8 @@ fn every_question_yields_its_trajectories_within_depth_and_context() {
 
 #[test]
 fn greedy_chains_repeat() {
-    let options = RolloutOptions { temperature: 0.0, selection: Selection::Chains, ..OPTIONS };
-    let (trees, _, _) = grow(&options, vec![64], 120);
+    let options = RolloutOptions { temperature: 0.0, ..OPTIONS };
+    let (trees, _, _) = grow_by(Selection::Chains, &options, vec![64], 120);
     for tree in &trees {
         let first: Vec<_> = tree.path(tree.trajectories[0].leaf);
         for trajectory in &tree.trajectories {
@@ -134,8 +143,8 @@ fn impossible_shapes_are_errors() {
     let shape = DecodeShape::new(vec![8], 5, OPTIONS.context);
     let mut decoder = HashDecoder::new(shape.blocks);
     let asked = questions(1);
-    assert!(rollout(&mut decoder, &TASK, &asked, &OPTIONS, &shape, SEED).is_err());
+    assert!(rollout(&mut decoder, &TASK, &asked, &OPTIONS, &Selection::Portool, &shape, SEED).is_err());
     let options = RolloutOptions { context: 12, ..OPTIONS };
     let shape = DecodeShape::new(vec![8], 6, 12);
-    assert!(rollout(&mut decoder, &TASK, &asked, &options, &shape, SEED).is_err());
+    assert!(rollout(&mut decoder, &TASK, &asked, &options, &Selection::Portool, &shape, SEED).is_err());
 }
