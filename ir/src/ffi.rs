@@ -323,3 +323,27 @@ pub fn shorten<'c, 'b>(value: Val<'c, '_>) -> Val<'c, 'b> {
     // SAFETY: the handle is a plain pointer; the caller builds an operation that dies before the value does.
     unsafe { Value::from_raw(value.to_raw()) }
 }
+
+/// Appends a deep copy of `operation` to `block`, of the same or another module of the context, and returns it.
+pub fn clone_into<'c, 'a, 'b>(operation: Op<'c, 'a>, block: Blk<'c, 'b>) -> Op<'c, 'b> {
+    // SAFETY: the clone is a fresh operation; the block takes ownership of it.
+    unsafe {
+        let copy = mlir_sys::mlirOperationClone(operation.to_raw());
+        mlir_sys::mlirBlockAppendOwnedOperation(block.to_raw(), copy);
+        OperationRef::from_raw(copy)
+    }
+}
+
+/// Several locations as one; one alone stays as it is.
+pub fn fused_location<'c>(context: &'c melior::Context, locations: &[Location<'c>]) -> Location<'c> {
+    let raw: Vec<_> = locations.iter().map(|location| location.to_raw()).collect();
+    // SAFETY: the locations are live ones of `context`; a null attribute means no metadata.
+    unsafe {
+        Location::from_raw(mlir_sys::mlirLocationFusedGet(
+            context.to_raw(),
+            raw.len() as isize,
+            raw.as_ptr(),
+            mlir_sys::mlirAttributeGetNull(),
+        ))
+    }
+}

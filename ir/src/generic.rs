@@ -409,7 +409,7 @@ const PREDICATES: [(Predicate, i64, i64); 6] = [
     (Predicate::Ge, 3, 5),
 ];
 
-fn scalar_op(inst: Op<'_, '_>, name: &str) -> Option<ScalarOp> {
+pub(crate) fn scalar_op(inst: Op<'_, '_>, name: &str) -> Option<ScalarOp> {
     let tabled = FLOAT_OPS.iter().chain(&INT_OPS).find(|(known, _)| *known == name);
     if let Some((_, op)) = tabled {
         return Some(*op);

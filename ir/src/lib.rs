@@ -11,6 +11,7 @@ pub mod error;
 pub mod ffi;
 pub mod function;
 pub mod generic;
+pub mod interpreter;
 pub mod scalar;
 pub mod types;
 pub mod units;

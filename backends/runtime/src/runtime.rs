@@ -98,7 +98,7 @@ impl Runtime {
             .ok_or_else(|| {
                 Error::Grid(format!("expected 1 to {MAX_DEVICES} devices along at most {MAX_AXES} axes"))
             })?;
-        let watch = Arc::new(Watch::new(options.timeout));
+        let watch = Arc::new(Watch::new(devices, options.timeout));
         let hooks = Arc::new(Hooks::new(options.delays, options.trace));
         let mut instances = HashMap::new();
         for spec in steps {

@@ -14,15 +14,21 @@ pub struct Watch {
     poisoned: AtomicBool,
     cause: Mutex<Option<(u32, String)>>,
     timeout: Option<Duration>,
+    patient: bool,
 }
 
 impl Watch {
     /// Rounds between two looks at the clock.
     const CLOCK_ROUNDS: u32 = 256;
 
-    /// A watch whose waits last at most `timeout`.
-    pub fn new(timeout: Option<Duration>) -> Self {
-        Watch { timeout, ..Watch::default() }
+    /// A watch over `devices`, whose waits last at most `timeout`.
+    pub fn new(devices: u32, timeout: Option<Duration>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        Watch { timeout, patient: devices as usize <= cores, ..Watch::default() }
+    }
+
+    pub(crate) fn backoff(&self) -> Backoff {
+        Backoff::new(self.patient)
     }
 
     /// Records that `device` failed; the first failure counts. Every later wait returns an error.
@@ -63,7 +69,7 @@ impl Watch {
         if ready() {
             return Ok(());
         }
-        let mut backoff = Backoff::default();
+        let mut backoff = self.backoff();
         let mut started = None;
         while !ready() {
             self.check()?;
@@ -88,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_timeout_names_what_was_waited_for_and_stops_the_others() {
-        let watch = Watch::new(Some(Duration::from_millis(5)));
+        let watch = Watch::new(2, Some(Duration::from_millis(5)));
         let error = watch.until(3, || false, || "the tracker of chunk 2".to_string()).unwrap_err();
         assert!(error.to_string().contains("device 3 waited longer than 5 ms for the tracker of chunk 2"));
         assert!(matches!(watch.until(0, || false, String::new), Err(Error::Stopped { device: 3, .. })));

@@ -70,17 +70,18 @@ const MAX_PACKED_B: usize = 64 << 20;
 
 /// Block sizes for a product that sums `k` terms.
 pub fn blocking(machine: &Machine, k: usize) -> Blocking {
-    let (mr, nr) = (machine.tile.rows, machine.tile_columns());
-    // kc × (mr + nr) × 4 ≤ 3/2 of L1: a panel of A stays in the first level beside most of the panel of B,
-    // which is read in order and comes from the second level without a stall.
-    let most = (machine.caches.l1 * 3 / 2 / (4 * (mr + nr))).clamp(64, 512);
+    let (mr, nr, l2) = (machine.tile.rows, machine.tile_columns(), machine.caches.l2);
+    // kc × nr × 4 ≤ a quarter of L2: a panel of B comes from there for every mr rows, in order and
+    // without a stall. Long sums pay, since each pass reads and writes C again, up to the length
+    // where that no longer shows.
+    let most = (l2 / 4 / (4 * nr)).clamp(64, 1024);
     // Equal blocks, so that no short one is left over.
     let kc = k
         .div_ceil(k.div_ceil(most).max(1))
         .next_multiple_of(machine.tile.unroll)
         .max(1);
-    // mc × kc × 4 ≤ half of L2: a block of A stays there while all of B passes.
-    let mc = (machine.caches.l2 / 2 / (4 * kc) / mr).clamp(1, 64) * mr;
+    // mc × kc × 4 ≤ 3/8 of L2: a block of A stays there while all of B passes.
+    let mc = (l2 * 3 / 8 / (4 * kc) / mr).clamp(1, 64) * mr;
     let panels = (MAX_PACKED_B / (4 * nr * k.max(1))).max(1);
     Blocking { kc, mc, panels }
 }
@@ -103,7 +104,7 @@ mod tests {
         for k in [0, 1, 7, 100, 255, 257, 1024, 4096, 100_003] {
             let Blocking { kc, mc, panels } = blocking(&machine, k);
             assert!(kc > 0 && panels > 0 && mc > 0 && mc % machine.tile.rows == 0);
-            assert!(mc == machine.tile.rows || mc * kc * 4 <= machine.caches.l2 / 2);
+            assert!(mc == machine.tile.rows || mc * kc * 4 <= machine.caches.l2 * 3 / 8);
         }
     }
 }

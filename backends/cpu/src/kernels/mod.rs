@@ -21,14 +21,18 @@ mod names;
 pub mod raw;
 pub mod reference;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use attention::{AttentionShape, CacheError, CacheShape, TreeError};
 pub use cache::{Blocking, Caches, blocking};
 pub use contraction::{Contraction, Dim};
 pub use emit::micro::Epilogue;
 pub use error::Error;
 pub use gemm::{GemmPlan, Output, Region, TileDone};
 pub use isa::{Isa, Machine, RegisterTile};
+pub use raw::attention::{AttentionGradients, AttentionInputs, AttentionKernels, Cache, Pages};
+pub use raw::buffer::AlignedFloats;
 pub use raw::gemm::GemmKernels;
 pub use raw::jit::{Emit, Jit, JitBuilder};
 
@@ -36,26 +40,44 @@ pub use raw::jit::{Emit, Jit, JitBuilder};
 pub struct Kernels {
     machine: Machine,
     gemm: GemmKernels,
+    attention: BTreeMap<usize, AttentionKernels>,
     code: Arc<Jit>,
 }
 
 impl Kernels {
-    /// Generates and compiles the kernels for `machine`.
-    pub fn new(machine: &Machine) -> Result<Self, Error> {
+    /// Generates and compiles the kernels for `machine`: matrix products, and attention for each
+    /// of `head_dims`.
+    pub fn new(machine: &Machine, head_dims: &[usize]) -> Result<Self, Error> {
         let mut builder = JitBuilder::new(machine)?;
-        Self::emit(&mut builder)?;
-        Self::from_code(machine, Arc::new(builder.finish()?))
+        Self::emit(&mut builder, head_dims)?;
+        Self::from_code(machine, head_dims, Arc::new(builder.finish()?))
     }
 
-    /// Adds the kernels' module to `builder`, for code that is compiled with others or written out.
-    pub fn emit(builder: &mut JitBuilder) -> Result<(), Error> {
-        builder.add_module("t3c_gemm", names::emit_gemm)
+    /// Adds the kernels' modules to `builder`, for code that is compiled with others or written out.
+    pub fn emit(builder: &mut JitBuilder, head_dims: &[usize]) -> Result<(), Error> {
+        builder.add_module("t3c_gemm", names::emit_gemm)?;
+        for dim in BTreeSet::from_iter(head_dims.iter().copied()) {
+            let name = format!("t3c_attention_{dim}");
+            builder.add_module(&name, |context, module, machine| {
+                names::emit_attention(context, module, machine, dim)
+            })?;
+        }
+        Ok(())
     }
 
     /// The kernels in `code`, into which [`Kernels::emit`] put them.
-    pub fn from_code(machine: &Machine, code: Arc<Jit>) -> Result<Self, Error> {
+    pub fn from_code(
+        machine: &Machine,
+        head_dims: &[usize],
+        code: Arc<Jit>,
+    ) -> Result<Self, Error> {
+        let attention = head_dims
+            .iter()
+            .map(|&dim| Ok((dim, AttentionKernels::new(&code, dim)?)))
+            .collect::<Result<_, Error>>()?;
         Ok(Kernels {
             gemm: GemmKernels::new(&code, machine)?,
+            attention,
             machine: machine.clone(),
             code,
         })
@@ -69,6 +91,11 @@ impl Kernels {
     /// The matrix product's kernels.
     pub fn gemm(&self) -> &GemmKernels {
         &self.gemm
+    }
+
+    /// Attention for heads of `head_dim` floats, if it was asked for.
+    pub fn attention(&self, head_dim: usize) -> Option<&AttentionKernels> {
+        self.attention.get(&head_dim)
     }
 
     /// The compiled code, with every name in it.

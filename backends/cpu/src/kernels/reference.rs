@@ -1,8 +1,9 @@
 //! Every kernel again, as plain loops: what the generated code is compared with.
 
-use super::Contraction;
+use std::ops::Range;
+
 use super::contraction::Offsets;
-use super::{Dim, Error};
+use super::{AttentionShape, Contraction, Dim, Error};
 
 /// `c = Σ a · b`, or `c += Σ a · b`, summed in f64; slices begin at the operands' lowest address.
 ///
@@ -46,4 +47,113 @@ pub fn contract(
         }
     }
     Ok(())
+}
+
+/// Softmax weights of one query row: (token, weight) for each token it sees, in depth order.
+fn weights(
+    shape: &AttentionShape,
+    (q, k): (&[f32], &[f32]),
+    subtree_end: &[i32],
+    scale: f32,
+    (token, head): (usize, usize),
+) -> Vec<(usize, f64)> {
+    let q = &q[head_row(shape, token, head)];
+    let sees = |&other: &usize| (token as i32) < subtree_end[other];
+    let scores: Vec<(usize, f64)> = (0..=token)
+        .filter(sees)
+        .map(|other| {
+            (
+                other,
+                f64::from(scale) * dot(q, &k[kv_row(shape, other, head)]),
+            )
+        })
+        .collect();
+    let greatest = scores
+        .iter()
+        .map(|(_, score)| *score)
+        .fold(f64::NEG_INFINITY, f64::max);
+    let total: f64 = scores
+        .iter()
+        .map(|(_, score)| (score - greatest).exp())
+        .sum();
+    scores
+        .into_iter()
+        .map(|(other, score)| (other, (score - greatest).exp() / total))
+        .collect()
+}
+
+fn dot(x: &[f32], y: &[f32]) -> f64 {
+    x.iter()
+        .zip(y)
+        .map(|(&x, &y)| f64::from(x) * f64::from(y))
+        .sum()
+}
+
+/// Where query head `head` of `token` lies in q and out.
+fn head_row(shape: &AttentionShape, token: usize, head: usize) -> Range<usize> {
+    let start = token * shape.q_stride() + head * shape.head_dim;
+    start..start + shape.head_dim
+}
+
+/// Where the key-value head that serves query head `head` of `token` lies in k and v.
+fn kv_row(shape: &AttentionShape, token: usize, head: usize) -> Range<usize> {
+    let start = token * shape.kv_stride() + head / shape.group * shape.head_dim;
+    start..start + shape.head_dim
+}
+
+/// `out[i] = Σ_j softmax_j(scale · q[i] · k[j]) v[j]` over the tokens j that i sees.
+pub fn attention(
+    shape: &AttentionShape,
+    [q, k, v]: [&[f32]; 3],
+    subtree_end: &[i32],
+    scale: f32,
+) -> Vec<f32> {
+    let mut out = vec![0.0; q.len()];
+    for token in 0..shape.tokens {
+        for head in 0..shape.kv_heads * shape.group {
+            let mut sum = vec![0.0f64; shape.head_dim];
+            for (other, weight) in weights(shape, (q, k), subtree_end, scale, (token, head)) {
+                for (sum, &v) in sum.iter_mut().zip(&v[kv_row(shape, other, head)]) {
+                    *sum += weight * f64::from(v);
+                }
+            }
+            for (out, sum) in out[head_row(shape, token, head)].iter_mut().zip(sum) {
+                *out = sum as f32;
+            }
+        }
+    }
+    out
+}
+
+/// Gradients of [`attention`] with respect to q, k and v.
+pub fn attention_backward(
+    shape: &AttentionShape,
+    [q, k, v]: [&[f32]; 3],
+    subtree_end: &[i32],
+    scale: f32,
+    dout: &[f32],
+) -> [Vec<f64>; 3] {
+    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+    for token in 0..shape.tokens {
+        for head in 0..shape.kv_heads * shape.group {
+            let row = head_row(shape, token, head);
+            let weights = weights(shape, (q, k), subtree_end, scale, (token, head));
+            let (q, dout) = (&q[row.clone()], &dout[row.clone()]);
+            let slope = |other: usize| dot(dout, &v[kv_row(shape, other, head)]);
+            let mean: f64 = weights
+                .iter()
+                .map(|&(other, weight)| weight * slope(other))
+                .sum();
+            for &(other, weight) in &weights {
+                let kv = kv_row(shape, other, head);
+                let ds = weight * (slope(other) - mean) * f64::from(scale);
+                for i in 0..shape.head_dim {
+                    dq[row.start + i] += ds * f64::from(k[kv.start + i]);
+                    dk[kv.start + i] += ds * f64::from(q[i]);
+                    dv[kv.start + i] += weight * f64::from(dout[i]);
+                }
+            }
+        }
+    }
+    [dq, dk, dv]
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 
 use super::{Call, Exchange, Read};
 use crate::Error;
-use crate::sync::{Backoff, Padded};
+use crate::sync::Padded;
 use crate::watch::Watch;
 
 /// The board of one group of threads.
@@ -136,7 +136,7 @@ impl Drop for Stay<'_> {
         let Some(cause) = &self.cause else { return };
         self.board.members[self.position as usize].0.reading.store(false, Ordering::SeqCst);
         self.watch.poison(self.board.devices[self.position as usize], cause);
-        let mut backoff = Backoff::default();
+        let mut backoff = self.watch.backoff();
         for (_, peer) in self.board.peers(self.position) {
             while peer.reading.load(Ordering::SeqCst) {
                 backoff.snooze();

@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod exp;
+pub mod math;
 pub mod measure;
 pub mod micro;
 pub mod pack;
@@ -14,7 +15,7 @@ use inkwell::builder::Builder;
 use inkwell::context::Context;
 use inkwell::intrinsics::Intrinsic;
 use inkwell::module::Module;
-use inkwell::types::{BasicMetadataTypeEnum, BasicTypeEnum, VectorType};
+use inkwell::types::{BasicMetadataTypeEnum, BasicTypeEnum, FunctionType, VectorType};
 use inkwell::values::{
     BasicMetadataValueEnum, BasicValue, BasicValueEnum, FloatValue, FunctionValue, IntValue,
     PointerValue, VectorValue,
@@ -61,15 +62,26 @@ impl<'c, 'm> Emitter<'c, 'm> {
                 Param::Pointer => context.ptr_type(AddressSpace::default()).into(),
             })
             .collect();
-        let function = module.add_function(name, context.void_type().fn_type(&types, false), None);
-        machine.set_target(context, function);
-        let noalias = Attribute::get_named_enum_kind_id("noalias");
+        let function_type = context.void_type().fn_type(&types, false);
+        let this = Self::start(context, module, machine, name, function_type);
         for (index, param) in (0u32..).zip(params) {
             if *param == Param::Pointer {
-                let attribute = context.create_enum_attribute(noalias, 0);
-                function.add_attribute(AttributeLoc::Param(index), attribute);
+                this.set_attribute(AttributeLoc::Param(index), "noalias");
             }
         }
+        this
+    }
+
+    /// Starts a function of any type.
+    fn start(
+        context: &'c Context,
+        module: &'m Module<'c>,
+        machine: &'m Machine,
+        name: &str,
+        function_type: FunctionType<'c>,
+    ) -> Self {
+        let function = module.add_function(name, function_type, None);
+        machine.set_target(context, function);
         let builder = context.create_builder();
         builder.position_at_end(context.append_basic_block(function, "entry"));
         Emitter {
@@ -79,6 +91,12 @@ impl<'c, 'm> Emitter<'c, 'm> {
             builder,
             function,
         }
+    }
+
+    fn set_attribute(&self, place: AttributeLoc, name: &str) {
+        let kind = Attribute::get_named_enum_kind_id(name);
+        self.function
+            .add_attribute(place, self.context.create_enum_attribute(kind, 0));
     }
 
     /// The machine that code is emitted for.
@@ -224,6 +242,11 @@ impl<'c, 'm> Emitter<'c, 'm> {
         store
             .set_alignment(4)
             .map_err(|_| Error::UnexpectedType("store"))
+    }
+
+    /// Memory for `count` floats on this call's stack; to be asked for before any loop.
+    pub fn stack_floats(&self, count: usize) -> Result<PointerValue<'c>, Error> {
+        Ok(self.builder.build_alloca(self.vector_type(count), "")?)
     }
 
     /// Hints that the line at `at` is about to be written.

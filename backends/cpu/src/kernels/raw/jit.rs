@@ -17,6 +17,7 @@ use inkwell::module::{Linkage, Module};
 use inkwell::passes::PassBuilderOptions;
 use inkwell::targets::{FileType, TargetMachine};
 
+use crate::kernels::emit::math;
 use crate::kernels::{Error, Machine};
 
 /// A form in which a module can be written out.
@@ -99,7 +100,8 @@ impl JitBuilder {
 
     /// Adds a module that was built elsewhere in [`JitBuilder::raw_context`], such as MLIR's translation.
     ///
-    /// Each of its functions gets the machine's target attributes. Functions it only declares are
+    /// Each of its functions gets the machine's target attributes, and calls to `llvm.exp` become
+    /// our polynomial, vectors of it in vectorised loops. Functions it only declares are
     /// resolved among the other modules, [`JitBuilder::map_symbol`] and the process.
     ///
     /// # Safety
@@ -135,14 +137,28 @@ impl JitBuilder {
             module: name.clone(),
             message: text.to_string(),
         })?;
-        module
-            .run_passes("default<O3>", &self.target, PassBuilderOptions::create())
-            .map_err(|text| Error::Compile {
-                module: name,
-                message: text.to_string(),
-            })?;
+        // SAFETY: as in `add_module`; `module` is of this context.
+        let context = unsafe { self.context.get() };
+        let functions = math::replace_exp(context, &module, &self.machine)?;
+        self.run_passes(&module, "default<O3>")?;
+        if !functions.is_empty() {
+            math::make_inline(context, &module, &functions);
+            self.run_passes(&module, math::INLINE_PASSES)?;
+        }
         self.modules.push(module);
         Ok(())
+    }
+
+    fn run_passes(&self, module: &Module<'_>, passes: &str) -> Result<(), Error> {
+        module
+            .run_passes(passes, &self.target, PassBuilderOptions::create())
+            .map_err(|text| {
+                let module = module.get_name().to_string_lossy().into_owned();
+                Error::Compile {
+                    module,
+                    message: text.to_string(),
+                }
+            })
     }
 
     /// Every module so far, optimised, in the form asked for: (module's name, contents).
@@ -172,12 +188,7 @@ impl JitBuilder {
                     message: text.to_string(),
                 }
             })?;
-        // LLVM ends the buffer with a zero byte that is not part of the file.
-        Ok(buffer
-            .as_slice()
-            .strip_suffix(&[0])
-            .unwrap_or(buffer.as_slice())
-            .to_vec())
+        Ok(buffer.as_slice().to_vec())
     }
 
     /// Compiles every module and looks up every function with a body.
@@ -255,6 +266,23 @@ impl Jit {
             .ok_or_else(|| Error::MissingFunction(name.to_owned()))
     }
 
+    /// The compiled function `name` as a function pointer of type `F`.
+    ///
+    /// # Safety
+    /// `F` is an `unsafe extern "C" fn` of the type that the function was emitted with, and is
+    /// not called after this `Jit` is gone.
+    pub unsafe fn function<F: Copy>(&self, name: &str) -> Result<F, Error> {
+        const {
+            assert!(
+                size_of::<F>() == size_of::<usize>(),
+                "F is a function pointer"
+            )
+        };
+        let address = self.address(name)?;
+        // SAFETY: a function pointer is an address; the type is the caller's promise.
+        Ok(unsafe { std::mem::transmute_copy(&address) })
+    }
+
     /// Names of all compiled functions, in no particular order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.addresses.keys().map(String::as_str)
@@ -267,6 +295,9 @@ impl Drop for Jit {
         unsafe { ManuallyDrop::drop(&mut self.engine) };
     }
 }
+
+#[cfg(test)]
+mod math_tests;
 
 #[cfg(test)]
 mod tests {
@@ -292,12 +323,11 @@ mod tests {
             .add_module("one", |c, m, t| emit_store(c, m, t, 2.5))
             .expect("module");
         let jit = std::sync::Arc::new(builder.finish().expect("jit"));
-        let address = jit.address("store").expect("address");
         let thread = std::thread::spawn(move || {
             let mut result = 0.0f32;
             // SAFETY: `store` takes one pointer to a float, and `jit` is alive.
             unsafe {
-                let store: unsafe extern "C" fn(*mut f32) = std::mem::transmute(address);
+                let store: unsafe extern "C" fn(*mut f32) = jit.function("store").expect("store");
                 store(&mut result);
             }
             drop(jit);
@@ -321,10 +351,18 @@ mod tests {
         }
         let text = builder.emit(Emit::Llvm).expect("text");
         assert!(String::from_utf8_lossy(&text[0].1).contains("define void @store"));
-        assert!(
-            builder.emit(Emit::Object).expect("object")[0]
-                .1
-                .starts_with(b"\x7fELF")
+        let object = builder.emit(Emit::Object).expect("object").remove(0).1;
+        assert!(object.starts_with(b"\x7fELF"));
+        // ELF-64: the table of sections begins at `e_shoff`, 64 bytes a section, and ends the file.
+        let field = |at: usize, len: usize| {
+            object[at..at + len]
+                .iter()
+                .rev()
+                .fold(0usize, |sum, &byte| sum << 8 | usize::from(byte))
+        };
+        assert_eq!(
+            field(0x28, 8) + field(0x3c, 2) * field(0x3a, 2),
+            object.len()
         );
         assert!(builder.finish().expect("jit").address("store").is_ok());
     }

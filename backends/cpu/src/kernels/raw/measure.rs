@@ -29,9 +29,8 @@ impl Limits {
             measure::emit_read(context, module, machine, READ)
         })?;
         let code = Arc::new(builder.finish()?);
-        let (peak, read) = (code.address(PEAK)?, code.address(READ)?);
         // SAFETY: `measure::emit_*` gave these names exactly these signatures, and `_code` keeps them.
-        let (peak, read) = unsafe { (std::mem::transmute(peak), std::mem::transmute(read)) };
+        let (peak, read) = unsafe { (code.function(PEAK)?, code.function(READ)?) };
         Ok(Limits {
             lanes: machine.lanes,
             peak,

@@ -3,7 +3,12 @@
 //! Every other module here forbids it. What these modules offer is safe where a type can carry
 //! the proof; the functions that take a caller's pointers say what they ask of them.
 
+pub mod attention;
+pub mod buffer;
 pub mod gemm;
+#[cfg(all(test, unix))]
+mod guard;
 pub mod ir;
 pub mod jit;
 pub mod measure;
+pub mod product;

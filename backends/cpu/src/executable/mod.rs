@@ -1,0 +1,250 @@
+//! Executables: a schedule compiled for the host, run over named tensors on one worker a device.
+//!
+//! The schedule's steps run in its order. A fused step's products write each block where the address space says,
+//! tell the tracker, and the arrival that meets the threshold moves the block on: the plain collective is gone.
+
+mod plan;
+mod prepare;
+mod state;
+mod unsafe_run;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use t3c_ir::{Context, Module, TensorType, function::functions, units::unit_of};
+use t3c_runtime::Runtime;
+use t3c_schedule::{Element, Grid, Schedule};
+
+pub use plan::{Home, Instance, Plan, Value, ValueId};
+pub use state::{Split, State};
+
+use crate::{
+    Error,
+    kernels::{Isa, JitBuilder, Jit, Kernels, Machine},
+    lower::lower,
+    unsafe_memory::Aligned,
+};
+use prepare::{Preparation, Prepared};
+
+/// How an executable is made.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// The instruction set, where not the host's best.
+    pub isa: Option<Isa>,
+    /// How long a wait for another device may last.
+    pub timeout: Option<Duration>,
+    /// Whether to record what the trackers do.
+    pub trace: bool,
+    /// Random delays at every store, for tests.
+    pub delays: Option<t3c_runtime::Delays>,
+}
+
+/// An argument or result of the entry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// The whole tensor's type.
+    pub r#type: TensorType,
+    /// How it is divided among the devices.
+    pub split: Split,
+}
+
+/// A compiled schedule.
+pub struct Executable {
+    grid: Grid,
+    plan: Plan,
+    prepared: Vec<Vec<Option<Prepared>>>,
+    locations: Vec<Vec<String>>,
+    arguments: Vec<Port>,
+    results: Vec<Port>,
+    runtime: Runtime,
+    kernels: Kernels,
+    arenas: Vec<Aligned>,
+    scratch: Vec<Aligned>,
+    scratch_floats: usize,
+}
+
+impl std::fmt::Debug for Executable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Executable").field("arguments", &self.arguments).field("results", &self.results).finish()
+    }
+}
+
+impl Executable {
+    /// Compiles `schedule`, whose kernels are functions of `module`.
+    ///
+    /// # Errors
+    /// When a step has no native code, or compiling fails; the text names the place in the model.
+    pub fn new(context: &Context, module: &Module<'_>, schedule: &Schedule, options: Options) -> Result<Self, Error> {
+        check_elements(schedule)?;
+        let machine = match options.isa {
+            Some(isa) => Machine::with_isa(isa)?,
+            None => Machine::host()?,
+        };
+        let mut jit = JitBuilder::new(&machine)?;
+        let symbols = prepare::kernel_symbols(schedule);
+        let all = functions(module.op());
+        let kernels: Vec<_> =
+            symbols.iter().filter_map(|symbol| all.iter().copied().find(|function| function.name() == *symbol)).collect();
+        let scales: HashMap<String, f64> = all
+            .iter()
+            .filter_map(|function| Some((function.name(), unit_of(*function)?.scale?)))
+            .collect();
+        let workspaces = lower(context, &kernels, &mut jit)?;
+        prepare::emit_kernels(schedule, &mut jit)?;
+        let code: Arc<Jit> = Arc::new(jit.finish()?);
+        let kernels = Kernels::from_code(&machine, &prepare::head_dims(schedule), Arc::clone(&code))?;
+        let preparation =
+            Preparation { schedule, machine: &machine, workspaces: &workspaces, code: &code, scales: &scales };
+        let prepared = preparation.all()?;
+        let plan = Plan::new(schedule)?;
+        let runtime_options =
+            t3c_runtime::Options { timeout: options.timeout, trace: options.trace, delays: options.delays };
+        let devices = schedule.grid.devices();
+        let scratch_floats = prepare::scratch_floats(&prepared);
+        let scratch_bytes = scratch_floats.next_multiple_of(16) * 4 + prepare::stack_entries(&prepared) * 4;
+        let entry = &schedule.programs[schedule.entry];
+        let function = t3c_ir::function::entry(module.op())?;
+        let (argument_ports, result_ports) = (function.argument_ports()?, function.result_ports()?);
+        if (argument_ports.len(), result_ports.len()) != (entry.arguments.len(), entry.results.len()) {
+            return Err(t3c_ir::Error::at(function.0, "does not match its schedule").into());
+        }
+        Ok(Self {
+            arguments: argument_ports.iter().map(|port| whole_port(port, &schedule.grid)).collect::<Result<_, _>>()?,
+            results: result_ports.iter().map(|port| whole_port(port, &schedule.grid)).collect::<Result<_, _>>()?,
+            runtime: Runtime::new(schedule, runtime_options)?,
+            locations: schedule
+                .programs
+                .iter()
+                .map(|program| program.steps.iter().map(|step| step.location.clone()).collect())
+                .collect(),
+            grid: schedule.grid.clone(),
+            arenas: (0..devices).map(|_| Aligned::zeroed(plan.arena)).collect(),
+            scratch: (0..devices).map(|_| Aligned::zeroed(scratch_bytes)).collect(),
+            scratch_floats,
+            plan,
+            prepared,
+            kernels,
+        })
+    }
+
+    /// What the entry takes.
+    pub fn arguments(&self) -> &[Port] {
+        &self.arguments
+    }
+
+    /// What the entry returns.
+    pub fn results(&self) -> &[Port] {
+        &self.results
+    }
+
+    /// The device grid.
+    pub fn grid(&self) -> &Grid {
+        &self.grid
+    }
+
+    /// Bytes of temporaries a device.
+    pub fn arena_bytes(&self) -> usize {
+        self.plan.arena
+    }
+
+    /// The compiled code.
+    pub fn code(&self) -> &Arc<Jit> {
+        self.kernels.code()
+    }
+
+    /// What the trackers did since the last call, where recording is on.
+    pub fn take_trace(&self) -> Vec<t3c_runtime::Event> {
+        self.runtime.take_trace()
+    }
+
+    /// An empty state on this executable's devices.
+    pub fn state(&self) -> State {
+        State::new(&self.grid)
+    }
+
+    /// Runs the entry once: arguments are read from `state` by name, results replace the entries of their names.
+    ///
+    /// # Errors
+    /// When an argument is missing or of another type, an index is out of range, or a worker fails.
+    pub fn run(&mut self, state: &mut State) -> Result<(), Error> {
+        for port in &self.arguments {
+            let entry = state.entries.get(&port.name).ok_or_else(|| state::input(&port.name, "is missing".into()))?;
+            if entry.whole != port.r#type || entry.split != port.split {
+                let problem = format!("is a {}, expected {}", entry.whole, port.r#type);
+                return Err(state::input(&port.name, problem));
+            }
+        }
+        let fresh: Vec<usize> = self.fresh_results();
+        for &index in &fresh {
+            let port = &self.results[index];
+            let bytes = self.plan.values[self.plan.results[index]].bytes();
+            state.reserve(&pending(&port.name), &port.r#type, &port.split, bytes);
+        }
+        self.execute(state)?;
+        for &index in &fresh {
+            let name = &self.results[index].name;
+            if let Some(mut new) = state.entries.remove(&pending(name)) {
+                // The old storage becomes the next run's: two runs never allocate.
+                if let Some(old) = state.entries.get_mut(name) {
+                    std::mem::swap(old, &mut new);
+                    state.entries.insert(pending(name), new);
+                } else {
+                    state.entries.insert(name.clone(), new);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Results that do not live in an argument.
+    fn fresh_results(&self) -> Vec<usize> {
+        (0..self.results.len())
+            .filter(|&index| self.plan.values[self.plan.results[index]].home == Home::Result(index))
+            .collect()
+    }
+}
+
+/// Where a result is written while the argument of the same name is still read.
+fn pending(name: &str) -> String {
+    format!("{name} (pending)")
+}
+
+fn check_elements(schedule: &Schedule) -> Result<(), Error> {
+    for buffer in schedule.programs.iter().flat_map(|program| &program.buffers) {
+        if !matches!(buffer.element, Element::F32 | Element::I32 | Element::I64 | Element::I1) {
+            return Err(Error::Unsupported {
+                location: buffer.name.clone(),
+                what: format!("{:?}", buffer.element),
+                expected: "f32 (use --dtype f32)".into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A partitioned port with its whole type.
+fn whole_port(port: &t3c_ir::function::Port, grid: &Grid) -> Result<Port, Error> {
+    let text = port.attributes.iter().find(|(name, _)| name == t3c_ir::function::SPLIT).map(|(_, text)| text.as_str());
+    let mut split: Split = text
+        .unwrap_or_default()
+        .trim_start_matches("array<i64")
+        .trim_start_matches(':')
+        .trim_end_matches('>')
+        .split(',')
+        .filter_map(|axis| axis.trim().parse::<i64>().ok())
+        .map(|axis| usize::try_from(axis).ok())
+        .collect();
+    split.resize(port.r#type.shape.len(), None);
+    let mut whole = port.r#type.clone();
+    for (extent, axis) in whole.shape.iter_mut().zip(&split) {
+        if let Some(axis) = axis {
+            let size = grid.axes.get(*axis).map_or(0, |axis| axis.size);
+            if size == 0 {
+                return Err(state::input(&port.name, format!("is divided along axis {axis}, which the grid lacks")));
+            }
+            *extent *= u64::from(size);
+        }
+    }
+    Ok(Port { name: port.name.clone(), r#type: whole, split })
+}

@@ -1,0 +1,370 @@
+//! What each step of the schedule becomes: a plan of a generated kernel, or the address of a compiled function.
+
+use std::collections::HashMap;
+
+use t3c_ir::units::UnitKind;
+use t3c_schedule::{
+    Collective, CollectiveKind, Compute, Contraction, Fused, Program, Reduction, Schedule, Step, StepKind, Work,
+};
+
+use super::plan::is_unit;
+use crate::{
+    Error,
+    kernels::{self, AttentionShape, CacheShape, Dim, GemmPlan, Jit, Kernels, Machine},
+    lower::{Workspaces, entry_symbol},
+};
+
+/// A step's native form.
+#[derive(Debug)]
+pub(crate) enum Prepared {
+    /// A matrix product.
+    Gemm(Gemm),
+    /// A compiled function of the module: address of its packed entry, bytes of workspace.
+    Kernel {
+        /// The packed entry.
+        address: usize,
+        /// Bytes of workspace.
+        workspace: usize,
+        /// Index checks before the call.
+        checks: Vec<IndexCheck>,
+    },
+    /// Attention over packed tokens.
+    Attention { shape: AttentionShape, scale: f32 },
+    /// Its gradient.
+    AttentionGrad { shape: AttentionShape, scale: f32 },
+    /// Attention with a cache.
+    AttentionPaged { shape: AttentionShape, cache: CacheShape, scale: f32 },
+    /// Products whose blocks feed a reduce-scatter.
+    Fused(FusedPlan),
+    /// A plain collective.
+    Collective(Collective, Vec<u64>),
+}
+
+/// A matrix product and which operand comes first.
+#[derive(Debug)]
+pub(crate) struct Gemm {
+    pub(crate) plan: GemmPlan,
+    /// Whether the schedule's second operand is the kernel's first.
+    pub(crate) swapped: bool,
+}
+
+/// Which operand holds row indices, and below what they must stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IndexCheck {
+    pub(crate) operand: usize,
+    pub(crate) rows: usize,
+}
+
+/// The products of a fused step.
+#[derive(Debug)]
+pub(crate) struct FusedPlan {
+    pub(crate) products: Vec<Gemm>,
+    /// Whether chunks are ranges of the kernel's rows; of its columns otherwise.
+    pub(crate) by_rows: Vec<bool>,
+    /// Kernel rows (columns) that one index of the divided dimension stands for, for each product.
+    pub(crate) scale: Vec<usize>,
+}
+
+/// Compiles every step of every program.
+pub(crate) struct Preparation<'s> {
+    pub(crate) schedule: &'s Schedule,
+    pub(crate) machine: &'s Machine,
+    pub(crate) workspaces: &'s Workspaces,
+    pub(crate) code: &'s Jit,
+    pub(crate) scales: &'s HashMap<String, f64>,
+}
+
+impl Preparation<'_> {
+    /// The native form of each step, by program and step id; calls have none.
+    pub(crate) fn all(&self) -> Result<Vec<Vec<Option<Prepared>>>, Error> {
+        self.schedule
+            .programs
+            .iter()
+            .map(|program| program.steps.iter().map(|step| self.step(program, step)).collect())
+            .collect()
+    }
+
+    fn step(&self, program: &Program, step: &Step) -> Result<Option<Prepared>, Error> {
+        let unsupported = |what: &str, expected: &str| Error::Unsupported {
+            location: step.location.clone(),
+            what: what.to_owned(),
+            expected: expected.to_owned(),
+        };
+        Ok(Some(match &step.kind {
+            StepKind::Compute(compute) => self.compute(program, step, compute)?,
+            StepKind::Fused(fused) => Prepared::Fused(self.fused(program, step, fused)?),
+            StepKind::Collective(collective) => {
+                let supported = matches!(
+                    collective.kind,
+                    CollectiveKind::AllReduce
+                        | CollectiveKind::ReduceScatter
+                        | CollectiveKind::AllGather
+                        | CollectiveKind::AllSlice
+                );
+                if !supported {
+                    return Err(unsupported("an all-to-all", "all-reduce, reduce-scatter, all-gather or slice"));
+                }
+                let whole = match collective.kind {
+                    CollectiveKind::AllGather => collective.output,
+                    _ => collective.input,
+                };
+                Prepared::Collective(collective.clone(), program.buffers[whole].shape.clone())
+            }
+            StepKind::Call { .. } => return Ok(None),
+            StepKind::Consume(_) => return Err(unsupported("a consumed gather", "a gather before its readers")),
+            StepKind::Transfer { .. } => return Err(unsupported("a point-to-point transfer", "collectives")),
+        }))
+    }
+
+    fn compute(&self, program: &Program, step: &Step, compute: &Compute) -> Result<Prepared, Error> {
+        if let Work::Contraction(contraction) = &compute.work {
+            return Ok(Prepared::Gemm(self.gemm(step, contraction)?));
+        }
+        let shape = |operand: usize| program.buffers[compute.reads[operand]].shape.as_slice();
+        if is_unit(step, UnitKind::Attention) {
+            return Ok(Prepared::Attention { shape: attention_shape(step, shape(0))?, scale: self.scale(compute) });
+        }
+        if is_unit(step, UnitKind::AttentionGrad) {
+            return Ok(Prepared::AttentionGrad { shape: attention_shape(step, shape(0))?, scale: self.scale(compute) });
+        }
+        if is_unit(step, UnitKind::AttentionPaged) {
+            let cache = CacheShape { blocks: shape(3)[0] as usize, table_width: shape(5)[1] as usize };
+            let scale = self.scale(compute);
+            return Ok(Prepared::AttentionPaged { shape: attention_shape(step, shape(0))?, cache, scale });
+        }
+        let symbol = compute.kernel.as_deref().unwrap_or_default();
+        let checks = if is_unit(step, UnitKind::Lookup) {
+            vec![IndexCheck { operand: 1, rows: shape(0)[0] as usize }]
+        } else if is_unit(step, UnitKind::LookupGrad) {
+            let rows = program.buffers[compute.writes[0]].shape[0] as usize;
+            vec![IndexCheck { operand: 0, rows }]
+        } else {
+            Vec::new()
+        };
+        Ok(Prepared::Kernel {
+            address: self.code.address(&entry_symbol(symbol))?,
+            workspace: self.workspaces.get(symbol).copied().unwrap_or(0),
+            checks,
+        })
+    }
+
+    fn scale(&self, compute: &Compute) -> f32 {
+        let symbol = compute.kernel.as_deref().unwrap_or_default();
+        self.scales.get(symbol).copied().unwrap_or(1.0) as f32
+    }
+
+    fn gemm(&self, step: &Step, contraction: &Contraction) -> Result<Gemm, Error> {
+        let (dims, swapped) = kernel_dims(contraction).ok_or_else(|| Error::Unsupported {
+            location: step.location.clone(),
+            what: "a contraction with a loop that neither operand has".into(),
+            expected: "every loop in an operand".into(),
+        })?;
+        Ok(Gemm { plan: GemmPlan::new(&dims, self.machine)?, swapped })
+    }
+
+    fn fused(&self, program: &Program, step: &Step, fused: &Fused) -> Result<FusedPlan, Error> {
+        let unsupported = |what: String| Error::Unsupported {
+            location: step.location.clone(),
+            what,
+            expected: "a sum of matrix products, chunked along a row or column dimension".into(),
+        };
+        if fused.collective.kind != CollectiveKind::ReduceScatter || fused.collective.reduction != Reduction::Sum {
+            return Err(unsupported(format!("a fused {:?}", fused.collective.kind)));
+        }
+        let mut plan = FusedPlan { products: Vec::new(), by_rows: Vec::new(), scale: Vec::new() };
+        for producer in &fused.producers {
+            let Work::Contraction(contraction) = &producer.work else {
+                return Err(unsupported("a fused producer that is no matrix product".into()));
+            };
+            let gemm = self.gemm(step, contraction)?;
+            let (by_rows, scale) = chunk_axis(contraction, gemm.swapped, fused.dimension)
+                .ok_or_else(|| unsupported(format!("a product chunked along dimension {}", fused.dimension)))?;
+            plan.by_rows.push(by_rows);
+            plan.scale.push(scale);
+            plan.products.push(gemm);
+        }
+        let _ = program;
+        Ok(plan)
+    }
+}
+
+fn attention_shape(step: &Step, q: &[u64]) -> Result<AttentionShape, Error> {
+    match *q {
+        [tokens, heads, group, halves, half] => Ok(AttentionShape {
+            tokens: tokens as usize,
+            kv_heads: heads as usize,
+            group: group as usize,
+            head_dim: (halves * half) as usize,
+        }),
+        _ => Err(Error::Unsupported {
+            location: step.location.clone(),
+            what: format!("queries of shape {q:?}"),
+            expected: "[N, K, G, 2, E]".into(),
+        }),
+    }
+}
+
+/// Row-major strides of an operand, for the loop of each of its dimensions.
+fn strides(extents: &[u64], map: &[usize]) -> HashMap<usize, isize> {
+    let mut stride = 1;
+    let mut strides = HashMap::new();
+    for &index in map.iter().rev() {
+        strides.insert(index, stride);
+        stride *= extents[index] as isize;
+    }
+    strides
+}
+
+/// The contraction as the kernels take it, and whether the operands change places so that the result's last
+/// dimension is one of columns.
+fn kernel_dims(contraction: &Contraction) -> Option<(kernels::Contraction, bool)> {
+    let last = contraction.c.last();
+    let swapped = last.is_some_and(|last| contraction.a.contains(last) && !contraction.b.contains(last));
+    let (first, second) = if swapped { (&contraction.b, &contraction.a) } else { (&contraction.a, &contraction.b) };
+    let [a, b, c] = [first, second, &contraction.c].map(|map| strides(&contraction.extents, map));
+    let dim = |index: usize| Dim {
+        extent: contraction.extents[index] as usize,
+        a: a.get(&index).copied().unwrap_or(0),
+        b: b.get(&index).copied().unwrap_or(0),
+        c: c.get(&index).copied().unwrap_or(0),
+    };
+    let mut dims = kernels::Contraction::default();
+    for &index in &contraction.c {
+        match (first.contains(&index), second.contains(&index)) {
+            (true, true) => dims.batch.push(dim(index)),
+            (true, false) => dims.m.push(dim(index)),
+            (false, true) => dims.n.push(dim(index)),
+            (false, false) => return None,
+        }
+    }
+    for index in (0..contraction.extents.len()).filter(|index| !contraction.c.contains(index)) {
+        if !first.contains(&index) && !second.contains(&index) {
+            return None;
+        }
+        dims.k.push(dim(index));
+    }
+    Some((dims, swapped))
+}
+
+/// Whether chunks along dimension `dimension` of the result are ranges of the kernel's rows (or columns), and
+/// how many of those one index stands for. `None` where the result is not rows then columns.
+fn chunk_axis(contraction: &Contraction, swapped: bool, dimension: usize) -> Option<(bool, usize)> {
+    let (first, second) = if swapped { (&contraction.b, &contraction.a) } else { (&contraction.a, &contraction.b) };
+    let rows: Vec<usize> = contraction.c.iter().copied().filter(|index| first.contains(index)).collect();
+    let cols: Vec<usize> = contraction.c.iter().copied().filter(|index| second.contains(index)).collect();
+    let is_matrix = rows.iter().chain(&cols).eq(&contraction.c);
+    let index = *contraction.c.get(dimension)?;
+    let group = if rows.contains(&index) { &rows } else { &cols };
+    let outermost = group.first() == Some(&index) || group.iter().take_while(|&&other| other != index).all(|&other| contraction.extents[other] == 1);
+    let inner: u64 = group.iter().skip_while(|&&other| other != index).skip(1).map(|&other| contraction.extents[other]).product();
+    (is_matrix && outermost).then_some((rows.contains(&index), inner as usize))
+}
+
+/// Everything that generated code needs besides the module's functions: attention for these head sizes.
+pub(crate) fn head_dims(schedule: &Schedule) -> Vec<usize> {
+    let mut dims = Vec::new();
+    for program in &schedule.programs {
+        for step in &program.steps {
+            let attention = [UnitKind::Attention, UnitKind::AttentionGrad, UnitKind::AttentionPaged];
+            if let StepKind::Compute(compute) = &step.kind
+                && attention.iter().any(|&kind| is_unit(step, kind))
+                && let Ok(shape) = attention_shape(step, &program.buffers[compute.reads[0]].shape)
+                && !dims.contains(&shape.head_dim)
+            {
+                dims.push(shape.head_dim);
+            }
+        }
+    }
+    dims
+}
+
+/// Symbols of the functions that the schedule's steps call as compiled kernels, each once.
+pub(crate) fn kernel_symbols(schedule: &Schedule) -> Vec<String> {
+    let native = [UnitKind::Attention, UnitKind::AttentionGrad, UnitKind::AttentionPaged];
+    let mut symbols = Vec::new();
+    for step in schedule.programs.iter().flat_map(|program| &program.steps) {
+        if let StepKind::Compute(Compute { work, kernel: Some(symbol), .. }) = &step.kind
+            && !matches!(work, Work::Contraction(_))
+            && !native.iter().any(|&kind| is_unit(step, kind))
+            && !symbols.contains(symbol)
+        {
+            symbols.push(symbol.clone());
+        }
+    }
+    symbols
+}
+
+/// Floats of scratch that any product or attention needs on one thread.
+pub(crate) fn scratch_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
+    prepared
+        .iter()
+        .flatten()
+        .flatten()
+        .map(|step| match step {
+            Prepared::Gemm(gemm) => gemm.plan.workspace_len(),
+            Prepared::Fused(fused) => {
+                let block: usize = fused.products.iter().map(|gemm| gemm.plan.rows() * gemm.plan.cols()).max().unwrap_or(0);
+                let work = fused.products.iter().map(|gemm| gemm.plan.workspace_len()).max().unwrap_or(0);
+                // Several products: each block of the later ones is computed aside and added.
+                work.next_multiple_of(16) + if fused.products.len() > 1 { block } else { 0 }
+            }
+            Prepared::AttentionGrad { shape, .. } => shape.backward_scratch_len(),
+            Prepared::Kernel { workspace, .. } => workspace.div_ceil(4),
+            _ => 0,
+        })
+        .max()
+        .unwrap_or(0)
+}
+
+/// Entries of the index stack that attention needs: tokens in sight of one row.
+pub(crate) fn stack_entries(prepared: &[Vec<Option<Prepared>>]) -> usize {
+    prepared
+        .iter()
+        .flatten()
+        .flatten()
+        .map(|step| match step {
+            Prepared::Attention { shape, .. } | Prepared::AttentionGrad { shape, .. } => shape.tokens,
+            Prepared::AttentionPaged { cache, .. } => cache.table_width * kernels::attention::CACHE_BLOCK,
+            _ => 0,
+        })
+        .max()
+        .unwrap_or(0)
+}
+
+/// Compiles the kernels that the schedule needs into `jit`.
+pub(crate) fn emit_kernels(schedule: &Schedule, jit: &mut kernels::JitBuilder) -> Result<(), Error> {
+    Ok(Kernels::emit(jit, &head_dims(schedule))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contraction(extents: &[u64], a: &[usize], b: &[usize], c: &[usize]) -> Contraction {
+        Contraction { extents: extents.to_vec(), a: a.to_vec(), b: b.to_vec(), c: c.to_vec() }
+    }
+
+    #[test]
+    fn columns_come_from_the_operand_that_has_the_last_dimension() {
+        // c[n, d] = Σ a[d, k] b[n, k]: the operands change places.
+        let (dims, swapped) = kernel_dims(&contraction(&[4, 5, 6], &[1, 2], &[0, 2], &[0, 1])).unwrap();
+        assert!(swapped);
+        assert_eq!((dims.m[0].extent, dims.n[0].extent, dims.n[0].c), (4, 5, 1));
+    }
+
+    #[test]
+    fn several_dimensions_collapse() {
+        // out[n, d] = Σ_{k, h} x[n, k, h] w[d, k, h].
+        let (dims, swapped) =
+            kernel_dims(&contraction(&[7, 6, 2, 4], &[0, 2, 3], &[1, 2, 3], &[0, 1])).unwrap();
+        assert!(!swapped);
+        assert_eq!(dims.k.iter().map(|dim| (dim.extent, dim.a, dim.b)).collect::<Vec<_>>(), [(2, 4, 4), (4, 1, 1)]);
+    }
+
+    #[test]
+    fn chunks_are_rows_or_columns() {
+        let product = contraction(&[8, 6, 5], &[0, 2], &[1, 2], &[0, 1]);
+        assert_eq!(chunk_axis(&product, false, 0), Some((true, 1)));
+        assert_eq!(chunk_axis(&product, false, 1), Some((false, 1)));
+    }
+}

@@ -1,0 +1,312 @@
+//! Running the plan: the one module that turns places into pointers and calls generated code.
+
+use std::ops::Range;
+
+use t3c_runtime::{DeviceContext, StepKey, layout::Cut};
+use t3c_schedule::{Collective, CollectiveKind};
+
+use super::{
+    Executable, State,
+    plan::{Home, Instance, ValueId},
+    prepare::{FusedPlan, Gemm, IndexCheck, Prepared},
+};
+use crate::{
+    Error,
+    kernels::{AttentionGradients, AttentionInputs, AttentionShape, Cache, CacheShape, Epilogue, Output, Pages, Region},
+};
+
+/// A device's memory during one run.
+struct Memory {
+    arena: *mut u8,
+    arguments: Vec<*mut u8>,
+    results: Vec<*mut u8>,
+    scratch: *mut f32,
+    stack: *mut i32,
+    stack_entries: usize,
+}
+
+// SAFETY: each device's memory is used by that device's worker alone; what devices share goes through the
+// runtime's protocol.
+unsafe impl Sync for Memory {}
+
+impl Executable {
+    /// Runs every instance on every device. The state's entries have been checked against the ports.
+    pub(super) fn execute(&self, state: &mut State) -> Result<(), Error> {
+        let memories: Vec<Memory> = (0..self.arenas.len()).map(|device| self.memory(state, device)).collect();
+        self.runtime.run(|device: &DeviceContext<'_>| {
+            let worker = Worker { executable: self, memory: &memories[device.device() as usize], device };
+            self.plan.instances.iter().try_for_each(|instance| worker.run(instance))
+        })?;
+        Ok(())
+    }
+
+    fn memory(&self, state: &State, device: usize) -> Memory {
+        let start = |name: &str| state.entries.get(name).map_or(std::ptr::null_mut(), |entry| entry.parts[device].start());
+        let scratch = &self.scratch[device];
+        let floats = self.scratch_floats.next_multiple_of(16);
+        Memory {
+            arena: self.arenas[device].start(),
+            arguments: self.arguments.iter().map(|port| start(&port.name)).collect(),
+            results: self.results.iter().map(|port| start(&super::pending(&port.name))).collect(),
+            scratch: scratch.start().cast(),
+            stack: scratch.start().wrapping_add(floats * 4).cast(),
+            stack_entries: scratch.bytes().len() / 4 - floats,
+        }
+    }
+}
+
+/// One device's worker during one run.
+struct Worker<'a> {
+    executable: &'a Executable,
+    memory: &'a Memory,
+    device: &'a DeviceContext<'a>,
+}
+
+impl Worker<'_> {
+    fn place(&self, value: ValueId) -> *mut u8 {
+        match self.executable.plan.values[value].home {
+            Home::Argument(index) => self.memory.arguments[index],
+            Home::Result(index) => self.memory.results[index],
+            Home::Arena(offset) => self.memory.arena.wrapping_add(offset),
+        }
+    }
+
+    fn floats(&self, value: ValueId) -> *mut f32 {
+        self.place(value).cast()
+    }
+
+    fn bytes(&self, value: ValueId) -> usize {
+        self.executable.plan.values[value].bytes()
+    }
+
+    /// A value's integers.
+    fn ints(&self, value: ValueId) -> &[i32] {
+        // SAFETY: the place holds the value's bytes for the whole run, and inputs of integers are not written by
+        // any step that runs beside this one.
+        unsafe { std::slice::from_raw_parts(self.place(value).cast::<i32>(), self.bytes(value) / 4) }
+    }
+
+    fn run(&self, instance: &Instance) -> Result<(), Error> {
+        let Some(step) = instance.step else {
+            let (from, to) = (instance.reads[0], instance.writes[0]);
+            // SAFETY: both places hold the value's bytes; distinct values do not overlap while both live.
+            unsafe { std::ptr::copy(self.place(from), self.place(to), self.bytes(to)) };
+            return Ok(());
+        };
+        let key = StepKey { program: instance.program, step };
+        let location = || self.executable.locations[instance.program][step].clone();
+        match &self.executable.prepared[instance.program][step] {
+            None => Ok(()),
+            Some(Prepared::Gemm(gemm)) => {
+                let output = Output::Planned { base: self.floats(instance.writes[0]) };
+                self.gemm(gemm, &instance.reads, output, &gemm.plan.whole());
+                Ok(())
+            }
+            Some(Prepared::Kernel { address, checks, .. }) => {
+                checks.iter().try_for_each(|check| self.check(check, instance, &location))?;
+                self.kernel(*address, instance);
+                Ok(())
+            }
+            Some(Prepared::Attention { shape, scale }) => {
+                self.attention(shape, *scale, instance);
+                Ok(())
+            }
+            Some(Prepared::AttentionGrad { shape, scale }) => {
+                self.attention_grad(shape, *scale, instance);
+                Ok(())
+            }
+            Some(Prepared::AttentionPaged { shape, cache, scale }) => {
+                self.attention_paged(shape, *cache, *scale, instance, &location)
+            }
+            Some(Prepared::Fused(fused)) => self.fused(key, fused, instance),
+            Some(Prepared::Collective(collective, shape)) => self.collective(collective, shape, instance),
+        }
+    }
+
+    fn check(&self, check: &IndexCheck, instance: &Instance, location: &dyn Fn() -> String) -> Result<(), Error> {
+        let indices = self.ints(instance.reads[check.operand]);
+        let wrong = indices.iter().position(|&index| usize::try_from(index).map_or(true, |index| index >= check.rows));
+        match wrong {
+            None => Ok(()),
+            Some(position) => {
+                Err(Error::Index { location: location(), index: indices[position], position, rows: check.rows })
+            }
+        }
+    }
+
+    fn gemm(&self, gemm: &Gemm, reads: &[ValueId], output: Output, region: &Region) {
+        let (a, b) = if gemm.swapped { (reads[1], reads[0]) } else { (reads[0], reads[1]) };
+        // SAFETY: the plan was made for the operands' shapes, whose places hold them; the output holds the
+        // region; the scratch is this worker's and holds the largest plan's workspace.
+        unsafe {
+            gemm.plan.run(
+                self.executable.kernels.gemm(),
+                self.floats(a),
+                self.floats(b),
+                output,
+                Epilogue::Store,
+                region,
+                self.memory.scratch,
+                &mut |_| {},
+            );
+        }
+    }
+
+    fn kernel(&self, address: usize, instance: &Instance) {
+        let mut pointers: Vec<*mut u8> =
+            instance.reads.iter().chain(&instance.writes).map(|&value| self.place(value)).collect();
+        pointers.push(self.memory.scratch.cast());
+        // SAFETY: the packed entry takes an array of as many pointers as the kernel has parameters: inputs,
+        // results, workspace. Each holds the tensor that the schedule names, and the code lives as long as
+        // `self.executable`.
+        unsafe {
+            let entry: unsafe extern "C" fn(*const *mut u8) = std::mem::transmute(address);
+            entry(pointers.as_ptr());
+        }
+    }
+
+    fn inputs(&self, instance: &Instance) -> AttentionInputs {
+        let [q, k, v] = [0, 1, 2].map(|operand| self.floats(instance.reads[operand]).cast_const());
+        AttentionInputs { q, k, v }
+    }
+
+    fn stack(&self) -> &mut [i32] {
+        // SAFETY: the stack is this worker's own, and one attention runs at a time.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.stack, self.memory.stack_entries) }
+    }
+
+    fn attention(&self, shape: &AttentionShape, scale: f32, instance: &Instance) {
+        let Some(kernels) = self.executable.kernels.attention(shape.head_dim) else { return };
+        let (out, ends) = (self.floats(instance.writes[0]), self.ints(instance.reads[3]));
+        let (heads, tokens) = (0..shape.kv_heads, 0..shape.tokens);
+        // SAFETY: all places hold tensors of this shape, checked when the unit was made.
+        unsafe { kernels.forward(shape, self.inputs(instance), ends, scale, out, heads, tokens, self.stack()) };
+    }
+
+    fn attention_grad(&self, shape: &AttentionShape, scale: f32, instance: &Instance) {
+        let Some(kernels) = self.executable.kernels.attention(shape.head_dim) else { return };
+        let [dq, dk, dv] = [0, 1, 2].map(|result| self.floats(instance.writes[result]));
+        let (ends, dout) = (self.ints(instance.reads[3]), self.floats(instance.reads[4]));
+        let gradients = AttentionGradients { dq, dk, dv };
+        let (heads, scratch) = (0..shape.kv_heads, self.memory.scratch);
+        let inputs = self.inputs(instance);
+        // SAFETY: as above; the scratch holds `backward_scratch_len` floats.
+        unsafe { kernels.backward(shape, inputs, ends, scale, dout, gradients, heads, self.stack(), scratch) };
+    }
+
+    fn attention_paged(
+        &self,
+        shape: &AttentionShape,
+        cache_shape: CacheShape,
+        scale: f32,
+        instance: &Instance,
+        location: &dyn Fn() -> String,
+    ) -> Result<(), Error> {
+        let Some(kernels) = self.executable.kernels.attention(shape.head_dim) else { return Ok(()) };
+        let (table, position) = (self.ints(instance.reads[5]), self.ints(instance.reads[6]));
+        cache_shape
+            .check(shape, table, position)
+            .map_err(|source| Error::Cache { location: location(), source })?;
+        let cache = Cache { k: self.floats(instance.reads[3]), v: self.floats(instance.reads[4]) };
+        let pages = Pages { shape: cache_shape, block_table: table, position };
+        let (inputs, out) = (self.inputs(instance), self.floats(instance.writes[0]));
+        let (heads, rows) = (0..shape.kv_heads, 0..shape.tokens);
+        // SAFETY: the tables passed the check, and the caches are written by this worker alone.
+        unsafe {
+            kernels.write_cache(shape, inputs, cache, &pages, rows.clone());
+            kernels.attend_paged(shape, inputs.q, cache, &pages, scale, out, heads, rows, self.stack());
+        }
+        Ok(())
+    }
+
+    /// The schedule's chunks in production order: each block is computed where the address space maps it, then
+    /// announced to the tracker.
+    fn fused(&self, key: StepKey, fused: &FusedPlan, instance: &Instance) -> Result<(), Error> {
+        // SAFETY: the result's place holds the device's chunk, and nothing touches it until `finish` returns.
+        let mut run = unsafe { self.device.begin_fused(key, self.floats(instance.writes[0]))? };
+        for chunk in run.chunks() {
+            for block in 0..chunk.blocks {
+                let target = run.target(chunk.position, block)?;
+                let range = run.block_range(chunk.position, block);
+                self.block(fused, instance, &target, &range);
+                run.arrived(chunk.position, block)?;
+            }
+        }
+        run.finish()?;
+        Ok(())
+    }
+
+    /// One block of the contribution: the first product stores it, later ones are computed aside and added, with
+    /// the rounding of separate products.
+    fn block(&self, fused: &FusedPlan, instance: &Instance, target: &t3c_runtime::BlockTarget, range: &Range<usize>) {
+        for (index, gemm) in fused.products.iter().enumerate() {
+            let reads = &instance.reads[2 * index..2 * index + 2];
+            let mut region = gemm.plan.whole();
+            let scaled = range.start * fused.scale[index]..range.end * fused.scale[index];
+            let row_stride;
+            if fused.by_rows[index] {
+                region.rows = scaled;
+                row_stride = region.cols.len();
+            } else {
+                region.cols = scaled;
+                row_stride = target.outer_stride;
+            }
+            let (rows, cols) = (region.rows.len(), region.cols.len());
+            if index == 0 {
+                self.gemm(gemm, reads, Output::Dense { base: target.start, row_stride, batch_stride: 0 }, &region);
+                continue;
+            }
+            let aside = self.memory.scratch.wrapping_add(gemm_workspace(fused));
+            self.gemm(gemm, reads, Output::Dense { base: aside, row_stride: cols, batch_stride: 0 }, &region);
+            for row in 0..rows {
+                // SAFETY: the target holds the block's rows at its stride, the scratch holds them densely, and the
+                // two are different memory.
+                unsafe {
+                    let sum = std::slice::from_raw_parts_mut(target.start.add(row * row_stride), cols);
+                    let part = std::slice::from_raw_parts(aside.add(row * cols), cols);
+                    sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+                }
+            }
+        }
+    }
+
+    fn collective(&self, collective: &Collective, shape: &[u64], instance: &Instance) -> Result<(), Error> {
+        let (from, to) = (instance.reads[0], instance.writes[0]);
+        let (count_in, count_out) = (self.bytes(from) / 4, self.bytes(to) / 4);
+        // SAFETY: both places hold their values and do not overlap: the operand lives until this step is over.
+        let (input, output) = unsafe {
+            (
+                std::slice::from_raw_parts(self.floats(from).cast_const(), count_in),
+                std::slice::from_raw_parts_mut(self.floats(to), count_out),
+            )
+        };
+        let group = self.device.group(&collective.axes)?;
+        let no_cut = || Error::Unsupported {
+            location: String::new(),
+            what: format!("dimension {} of {shape:?}", collective.dimension),
+            expected: "a dimension of the value".into(),
+        };
+        let cut = Cut::of(shape, collective.dimension);
+        match collective.kind {
+            CollectiveKind::AllReduce => group.all_reduce(input, output, collective.reduction)?,
+            CollectiveKind::ReduceScatter => {
+                group.reduce_scatter(input, output, cut.ok_or_else(no_cut)?, collective.reduction)?;
+            }
+            CollectiveKind::AllGather => group.all_gather(input, output, cut.ok_or_else(no_cut)?)?,
+            CollectiveKind::AllSlice => {
+                let cut = cut.ok_or_else(no_cut)?;
+                let own = cut.chunk(group.size(), group.position());
+                for outer in 0..cut.outer {
+                    let row = cut.row(outer, &own);
+                    output[outer * row.len()..][..row.len()].copy_from_slice(&input[row]);
+                }
+            }
+            CollectiveKind::AllToAll => {}
+        }
+        Ok(())
+    }
+}
+
+fn gemm_workspace(fused: &FusedPlan) -> usize {
+    fused.products.iter().map(|gemm| gemm.plan.workspace_len()).max().unwrap_or(0).next_multiple_of(16)
+}
