@@ -4,3 +4,5 @@ mod errors;
 mod goldens;
 mod graph;
 mod modules;
+mod objectives;
+mod properties;
