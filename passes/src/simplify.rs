@@ -12,7 +12,10 @@
 //! best form of all it computes, counted once where it is shared, costs less. Declines with `search-limit` when
 //! the search does not come to rest within its limits.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, btree_map::Entry},
+    time::Duration,
+};
 
 use egg::{Extractor, Id, Language, Runner, StopReason};
 use melior::ir::operation::OperationLike;
@@ -226,13 +229,12 @@ impl<'c, 'a> Terms<'c, 'a> {
     fn rewrite_if_cheaper(&self, graph: &Graph, roots: &[Id]) -> Result<Option<f64>, PassError> {
         let bytes = Bytes(graph);
         let extractor = Extractor::new(graph, Bytes(graph));
-        let mut best: HashMap<Id, Term> = HashMap::new();
+        let mut best: BTreeMap<Id, Term> = BTreeMap::new();
         let mut open: Vec<Id> = roots.iter().map(|root| graph.find(*root)).collect();
         while let Some(class) = open.pop() {
-            if !best.contains_key(&class) {
-                let term = extractor.find_best_node(class).clone();
+            if let Entry::Vacant(vacant) = best.entry(class) {
+                let term = vacant.insert(extractor.find_best_node(class).clone());
                 open.extend(term.children().iter().map(|child| graph.find(*child)));
-                best.insert(class, term);
             }
         }
         let after: f64 = best.values().map(|term| bytes.own(term)).sum();
@@ -261,7 +263,7 @@ impl<'c, 'a> Terms<'c, 'a> {
     fn emit(
         &self,
         graph: &Graph,
-        best: &HashMap<Id, Term>,
+        best: &BTreeMap<Id, Term>,
         class: Id,
         user: Op<'c, 'a>,
         made: &mut HashMap<Id, Val<'c, 'a>>,
@@ -276,7 +278,7 @@ impl<'c, 'a> Terms<'c, 'a> {
         let Facts::Tensor { r#type, .. } = &graph[class].data else {
             return Err(PassError::at(user, "expected a tensor"));
         };
-        let mut operand = |id: Id, made: &mut _| self.emit(graph, best, graph.find(id), user, made);
+        let operand = |id: Id, made: &mut _| self.emit(graph, best, graph.find(id), user, made);
         let place = Builder::before(top(user))?.at(self.location(graph, class, user));
         let value = match best[&class] {
             Term::Value([value]) => self.values[number(value)],
