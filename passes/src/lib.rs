@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod algebra;
 pub mod calls;
 pub mod clusters;
 pub mod configure_address_space;
@@ -21,6 +22,7 @@ pub mod registry;
 pub mod remark;
 pub mod schedule;
 pub mod shard;
+pub mod simplify;
 pub mod split_all_reduce;
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ macro_rules! passes {
 
 passes![
     crate::shard::Shard,
+    crate::simplify::Simplify,
     crate::split_all_reduce::SplitAllReduce,
     crate::find_pairs::FindPairs,
     crate::fuse::Fuse,
