@@ -333,3 +333,17 @@ pub fn clone_into<'c, 'a, 'b>(operation: Op<'c, 'a>, block: Blk<'c, 'b>) -> Op<'
         OperationRef::from_raw(copy)
     }
 }
+
+/// Several locations as one; one alone stays as it is.
+pub fn fused_location<'c>(context: &'c melior::Context, locations: &[Location<'c>]) -> Location<'c> {
+    let raw: Vec<_> = locations.iter().map(|location| location.to_raw()).collect();
+    // SAFETY: the locations are live ones of `context`; a null attribute means no metadata.
+    unsafe {
+        Location::from_raw(mlir_sys::mlirLocationFusedGet(
+            context.to_raw(),
+            raw.len() as isize,
+            raw.as_ptr(),
+            mlir_sys::mlirAttributeGetNull(),
+        ))
+    }
+}

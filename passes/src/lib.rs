@@ -1,1 +1,33 @@
 //! The passes, their registry and the named pipelines.
+//!
+//! Knows the IR and the schedule's data types; knows neither model files nor a backend. One file a pass;
+//! [`registry`] lists them, [`pipelines`] orders them.
+
+#![forbid(unsafe_code)]
+
+pub mod calls;
+pub mod clusters;
+pub mod configure_address_space;
+pub mod decline;
+pub mod find_pairs;
+pub mod fuse;
+pub mod group;
+pub mod options;
+pub mod outline;
+pub mod pass;
+pub mod pipelines;
+pub mod products;
+pub mod registry;
+pub mod remark;
+pub mod schedule;
+pub mod shard;
+pub mod split_all_reduce;
+
+#[cfg(test)]
+mod cases;
+
+pub use decline::Decline;
+pub use pass::{Pass, PassContext, PassError};
+pub use pipelines::run_passes;
+pub use remark::{Kind, Remark, collect};
+pub use schedule::schedule;

@@ -175,6 +175,17 @@ impl Plan {
         self.position[0]
     }
 
+    /// The entries that are summed on the device itself.
+    pub fn tracked(&self) -> impl Iterator<Item = usize> {
+        let tracked = |&entry: &usize| !matches!(self.entries[entry].outcome, Outcome::Remote { .. });
+        (0..self.entries.len()).filter(tracked)
+    }
+
+    /// Elements of a block.
+    pub fn block_elements(&self, device: u32, entry: usize, block: usize) -> usize {
+        self.cut.elements_of(self.block_in_chunk(device, entry, block).len())
+    }
+
     /// The entry of what arrives on `channel`.
     pub fn entry_of(&self, channel: usize) -> usize {
         self.position[self.channels[channel].relative as usize]

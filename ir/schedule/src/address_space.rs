@@ -87,43 +87,6 @@ pub fn configure_ring_reduce_scatter(devices: u32) -> Vec<Chunk> {
         .collect()
 }
 
-/// What is wrong with an address space.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AddressSpaceError {
-    /// Not one chunk a device.
-    #[error("has {found} chunks for {devices} devices")]
-    Count {
-        /// Chunks given.
-        found: usize,
-        /// Devices of the group.
-        devices: u32,
-    },
-    /// A chunk is missing or stands twice.
-    #[error("does not produce every chunk once: relative {relative} is repeated or out of range")]
-    NotAPartition {
-        /// The offending entry.
-        relative: u32,
-    },
-}
-
-/// Checks that `chunks` is a well-formed address space for `devices` devices.
-///
-/// # Errors
-/// The first constraint that does not hold.
-pub fn verify_address_space(chunks: &[Chunk], devices: u32) -> Result<(), AddressSpaceError> {
-    if chunks.len() != devices as usize {
-        return Err(AddressSpaceError::Count { found: chunks.len(), devices });
-    }
-    let mut seen = vec![false; chunks.len()];
-    for chunk in chunks {
-        match seen.get_mut(chunk.relative as usize) {
-            Some(slot) if !*slot => *slot = true,
-            _ => return Err(AddressSpaceError::NotAPartition { relative: chunk.relative }),
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

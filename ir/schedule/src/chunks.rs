@@ -17,6 +17,16 @@ pub fn divides(extent: u64, devices: u32) -> bool {
     devices != 0 && extent.is_multiple_of(u64::from(devices))
 }
 
+/// The blocks of a chunk: `block` indices each, the last one what remains. A tracker fires once a block.
+pub fn blocks(range: Range<u64>, block: u64) -> impl Iterator<Item = Range<u64>> {
+    let block = block.max(1);
+    let count = (range.end - range.start).div_ceil(block);
+    (0..count).map(move |index| {
+        let start = range.start + index * block;
+        start..start.saturating_add(block).min(range.end)
+    })
+}
+
 /// The outermost dimension that `devices` divides: its shards are contiguous in memory.
 pub fn scatter_dimension(shape: &[u64], devices: u32) -> Option<usize> {
     shape.iter().position(|&extent| extent > 0 && divides(extent, devices))

@@ -1,7 +1,10 @@
 //! The C entry point through which the dialect's verifier uses this crate's arithmetic. The only unsafe
 //! code of the crate.
 
-use crate::address_space::{Chunk, Op, Store, Trigger, verify_address_space};
+use crate::{
+    address_space::{Chunk, Op, Store, Trigger},
+    invariants::verify_address_space,
+};
 
 /// Words of a chunk across the border: relative, store, op, threshold, trigger, to.
 pub const WORDS: usize = 6;

@@ -8,9 +8,22 @@
 
 pub mod address_space;
 pub mod chunks;
+pub mod cost;
+pub mod effects;
+mod error;
 pub mod ffi;
+pub mod invariants;
+pub mod json;
 pub mod ring;
+pub mod testing;
+mod text;
 mod types;
+pub mod wellformed;
 
-pub use address_space::{Chunk, Op, Store, Trigger, configure_ring_reduce_scatter, verify_address_space};
+pub use address_space::{Chunk, Op, Store, Trigger, configure_ring_reduce_scatter};
+pub use effects::{Effects, connect, dependencies};
+pub use error::{AddressSpaceError, Error, StepError};
+pub use invariants::verify_address_space;
+pub use json::{from_json, to_json};
 pub use types::*;
+pub use wellformed::{verify, verify_address_spaces, verify_structure};

@@ -24,7 +24,7 @@ pub mod reference;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-pub use attention::{AttentionShape, CacheError, CacheShape};
+pub use attention::{AttentionShape, CacheError, CacheShape, TreeError};
 pub use cache::{Blocking, Caches, blocking};
 pub use contraction::{Contraction, Dim};
 pub use emit::micro::Epilogue;

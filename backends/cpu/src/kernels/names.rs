@@ -7,10 +7,10 @@ use super::attention::check_head_dim;
 use super::emit::attention;
 use super::emit::micro::{Epilogue, Shape, emit_micro_kernel};
 use super::emit::pack::{emit_pack_across, emit_pack_along};
-use super::{Error, Machine};
+use super::{Error, Machine, RegisterTile};
 
 /// Heights of the micro-kernels: MR, then every smaller power of two for the last rows.
-pub(super) fn heights(mr: usize) -> Vec<usize> {
+fn heights(mr: usize) -> Vec<usize> {
     let powers = (0..usize::BITS)
         .rev()
         .map(|bit| 1usize << bit)
@@ -18,8 +18,28 @@ pub(super) fn heights(mr: usize) -> Vec<usize> {
     std::iter::once(mr).chain(powers).collect()
 }
 
-pub(super) fn micro(height: usize, epilogue: Epilogue) -> String {
-    format!("t3c_gemm_f32_{}_{height}", epilogue.name())
+/// Shapes of the micro-kernels: every height at full width, every narrower width at full height.
+pub(super) fn shapes(tile: RegisterTile) -> Vec<Shape> {
+    let shape = |rows, vectors| Shape {
+        rows,
+        vectors,
+        panel_vectors: tile.vectors,
+        unroll: tile.unroll,
+    };
+    let full = heights(tile.rows)
+        .into_iter()
+        .map(|rows| shape(rows, tile.vectors));
+    full.chain((1..tile.vectors).map(|vectors| shape(tile.rows, vectors)))
+        .collect()
+}
+
+pub(super) fn micro(shape: Shape, epilogue: Epilogue) -> String {
+    format!(
+        "t3c_gemm_f32_{}_{}x{}",
+        epilogue.name(),
+        shape.rows,
+        shape.vectors
+    )
 }
 
 pub(super) fn pack_along(width: usize) -> String {
@@ -63,18 +83,13 @@ pub(super) fn emit_gemm<'c>(
     machine: &Machine,
 ) -> Result<(), Error> {
     let tile = machine.tile;
-    for rows in heights(tile.rows) {
-        let shape = Shape {
-            rows,
-            vectors: tile.vectors,
-            unroll: tile.unroll,
-        };
+    for shape in shapes(tile) {
         for epilogue in Epilogue::ALL {
             emit_micro_kernel(
                 context,
                 module,
                 machine,
-                &micro(rows, epilogue),
+                &micro(shape, epilogue),
                 shape,
                 epilogue,
             )?;

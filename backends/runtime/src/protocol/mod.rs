@@ -16,13 +16,16 @@
 //!
 //! # Why no wait is circular
 //! A device waits in three places: for a credit before its producer stores (`target`), for a credit
-//! before a sum is stored in the neighbour's slot (inside `arrived`), and for its own chunk (`finish`).
+//! before a sum is stored in the neighbour's slot (inside `arrived`, where memory is shared), and for
+//! its own chunk and what passes through it (`finish`).
 //! All devices of a group run the same steps in the same order; give every execution its index `t` in
 //! that order. Producing and forwarding at `t` wait only for credits, which are granted by producing and
 //! forwarding at an earlier execution of the same step, hence at some `t' < t`. Finishing at `t` waits
 //! for producing and forwarding at `t`. So every wait is for something smaller in the order
 //! `(t, produce) < (t, finish) < (t + 1, produce)`: none is for the waiting device's own future, since
-//! a device has done all of its part of `t'` (no work is deferred) before it begins `t > t'`.
+//! a device has done all of its part of `t'` before it begins `t > t'`. Where memory is not shared, a
+//! sum without a credit is set aside instead, and every wait moves what has arrived and what was set
+//! aside; `finish` returns when nothing is left of either.
 
 #[allow(unsafe_code)]
 mod unsafe_arrival;
@@ -30,8 +33,8 @@ mod unsafe_arrival;
 mod unsafe_epilogue;
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::AtomicPtr;
+use std::sync::{Arc, Mutex};
 
 use crate::hooks::{Event, EventKind, Hooks};
 use crate::plan::{Entry, FusedSpec, Outcome, Plan};
@@ -63,8 +66,12 @@ struct DeviceState {
     entries: Vec<Vec<BlockState>>,
     /// For each entry whose producer stores locally and whose sum moves on: the tiles.
     tiles: Vec<Option<crate::transport::Slots>>,
-    /// Blocks of the result that are final, over all epochs.
-    done: Padded<AtomicU64>,
+    /// Tracked blocks of an epoch: those that are summed here.
+    tracked: u64,
+    /// Blocks that have been summed and sent on or are final, over all epochs.
+    complete: Padded<AtomicU64>,
+    /// Sums that wait for a credit, where memory is not shared.
+    deferred: Mutex<Vec<(At, Slot)>>,
     /// Where the result goes in the epoch that runs.
     result: AtomicPtr<f32>,
     /// Epochs begun and finished; only the device's own thread uses them.
@@ -152,20 +159,23 @@ impl FusedStep {
 
     /// Waits until the sender may store in `slot`.
     fn wait_for_credit(&self, device: u32, slot: Slot, epoch: u64) -> Result<(), Error> {
-        self.watch.until(
-            self.members[device as usize],
-            || self.transport.has_credit(slot, epoch),
-            || {
-                let at = At {
-                    device: slot.receiver,
-                    entry: self.plan.entry_of(slot.channel),
-                    block: slot.block,
-                    epoch,
-                };
-                let receiver = self.members[slot.receiver as usize];
-                format!("the credit of device {receiver} for {}", self.describe(at))
-            },
-        )
+        let ready = || self.transport.has_credit(slot, epoch);
+        let waiting = || {
+            let entry = self.plan.entry_of(slot.channel);
+            let at = At { device: slot.receiver, entry, block: slot.block, epoch };
+            let receiver = self.members[slot.receiver as usize];
+            format!("the credit of device {receiver} for {}", self.describe(at))
+        };
+        self.wait(device, ready, waiting)
+    }
+
+    /// Waits on behalf of `device` and meanwhile moves what has arrived for it.
+    fn wait(&self, device: u32, ready: impl Fn() -> bool, waiting: impl Fn() -> String) -> Result<(), Error> {
+        let ready = || {
+            self.progress(device);
+            ready()
+        };
+        self.watch.until(self.members[device as usize], ready, waiting)
     }
 
     fn describe(&self, at: At) -> String {
@@ -173,17 +183,21 @@ impl FusedStep {
         format!("{}, chunk {chunk}, block {}, epoch {}", self.plan.key, at.block, at.epoch)
     }
 
-    /// The trackers of the own chunk that still wait, in words.
+    /// A tracker that still waits, in words: one of the device's own chunk if there is one.
     fn unfinished(&self, device: u32, epoch: u64) -> String {
-        let entry = self.plan.own_entry();
-        let threshold = self.plan.entries[entry].threshold;
-        let waiting = (0..self.plan.blocks(device, entry)).find_map(|block| {
-            let at = At { device, entry, block, epoch };
-            let count = self.block_state(at).tracker.count(epoch, threshold);
-            (count < threshold)
-                .then(|| format!("the tracker of {} ({count} of {threshold} updates)", self.describe(at)))
-        });
-        waiting.unwrap_or_else(|| format!("the last addition of {}, epoch {epoch}", self.plan.key))
+        let own = self.plan.own_entry();
+        for entry in std::iter::once(own).chain(self.plan.tracked().filter(|&entry| entry != own)) {
+            let threshold = self.plan.entries[entry].threshold;
+            for block in 0..self.plan.blocks(device, entry) {
+                let at = At { device, entry, block, epoch };
+                let count = self.block_state(at).tracker.count(epoch, threshold);
+                if count < threshold {
+                    let place = self.describe(at);
+                    return format!("the tracker of {place} ({count} of {threshold} updates)");
+                }
+            }
+        }
+        format!("the last addition of {}, epoch {epoch}", self.plan.key)
     }
 
     fn record(&self, worker: u32, at: At, kind: EventKind) {
@@ -217,7 +231,9 @@ impl DeviceState {
         DeviceState {
             entries: (0..plan.entries.len()).map(blocks).collect(),
             tiles: plan.entries.iter().enumerate().map(tile).collect(),
-            done: Padded(AtomicU64::new(0)),
+            tracked: plan.tracked().map(|entry| plan.blocks(device, entry) as u64).sum(),
+            complete: Padded(AtomicU64::new(0)),
+            deferred: Mutex::default(),
             result: AtomicPtr::new(std::ptr::null_mut()),
             begun: std::sync::atomic::AtomicU64::new(0),
             finished: std::sync::atomic::AtomicU64::new(0),
@@ -327,23 +343,19 @@ impl<'a> FusedRun<'a> {
         self.step.producer_arrived(at)
     }
 
-    /// Waits until the device's own chunk is reduced. The result is then complete.
+    /// Waits until the device's own chunk is reduced, and until everything that passes through the
+    /// device has been sent on. The result is then complete.
     pub fn finish(mut self) -> Result<(), Error> {
         if self.produced.iter().flatten().any(|&produced| !produced) {
+            // If an arrival in generated code failed, that is the reason.
+            self.step.watch.check()?;
             return Err(self.misuse("finished before every block has arrived"));
         }
-        let step = self.step;
+        let (step, epoch) = (self.step, self.epoch);
         let state = &step.devices[self.device as usize];
-        let blocks = step.plan.blocks(self.device, step.plan.own_entry()) as u64;
-        step.watch.until(
-            step.members[self.device as usize],
-            || {
-                step.progress(self.device);
-                state.done.0.load(Ordering::Acquire) >= (self.epoch + 1) * blocks
-            },
-            || step.unfinished(self.device, self.epoch),
-        )?;
-        state.finished.store(self.epoch + 1, std::sync::atomic::Ordering::Relaxed);
+        let ready = || state.complete.0.load(Ordering::Acquire) >= (epoch + 1) * state.tracked;
+        step.wait(self.device, ready, || step.unfinished(self.device, epoch))?;
+        state.finished.store(epoch + 1, std::sync::atomic::Ordering::Relaxed);
         self.complete = true;
         Ok(())
     }
@@ -364,7 +376,7 @@ impl<'a> FusedRun<'a> {
                 let credit = &step.block_state(at).tile;
                 let ready = || credit.is_granted(self.epoch);
                 let waiting = || format!("its own tile of {}", step.describe(at));
-                step.watch.until(step.members[self.device as usize], ready, waiting)?;
+                step.wait(self.device, ready, waiting)?;
                 let place = step.tile(at);
                 Ok((step.rows(at, place.start, false), place.access, Destination::Tile))
             }

@@ -7,9 +7,10 @@
 //! * It is read only by the arrival that meets the threshold, which synchronises with all earlier
 //!   arrivals of that epoch, and before that reader grants the credit of `e`.
 //! * A result block is written by its device's producer before its arrival, then by the last arrival
-//!   before `done` counts it, then belongs to the device, which waits for `done`.
+//!   before `complete` counts it, then belongs to the device, which waits for that count.
 
 use std::sync::atomic::Ordering as Relaxation;
+use std::sync::{MutexGuard, PoisonError};
 
 use super::{At, FusedRun, FusedStep};
 use crate::Error;
@@ -75,13 +76,25 @@ impl FusedStep {
         self.count_update(worker, at)
     }
 
-    /// Runs the receiver's side of what has arrived in flight.
+    /// Where memory is not shared: forwards what had no credit, and runs the receiver's side of what has
+    /// arrived. Never waits.
     pub(super) fn progress(&self, device: u32) {
-        while let Some((slot, epoch)) = self.transport.poll(device) {
-            if let Err(error) = self.incoming_arrived(device, slot, epoch) {
-                self.watch.poison(self.members[device as usize], &error.to_string());
-            }
+        if self.transport.is_shared() {
+            return;
         }
+        let deferred = std::mem::take(&mut *self.deferred(device));
+        let retry = |(at, slot)| self.forward(device, at, slot).map(drop);
+        let mut outcome = deferred.into_iter().try_for_each(retry);
+        while let (Ok(()), Some((slot, epoch))) = (&outcome, self.transport.poll(device)) {
+            outcome = self.incoming_arrived(device, slot, epoch);
+        }
+        if let Err(error) = outcome {
+            self.watch.poison(self.members[device as usize], &error.to_string());
+        }
+    }
+
+    fn deferred(&self, device: u32) -> MutexGuard<'_, Vec<(At, Slot)>> {
+        self.devices[device as usize].deferred.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts one update and, at the threshold, adds and triggers: on along the ring while the blocks
@@ -102,13 +115,10 @@ impl FusedStep {
             let Outcome::Forward { to, channel } = entry.outcome else {
                 self.reduce_into_result(at);
                 self.record(worker, at, EventKind::Done);
-                self.devices[at.device as usize].done.0.fetch_add(1, Ordering::Release);
                 return Ok(());
             };
             let slot = self.slot_at(at.device, to, channel, at.block);
-            self.forward(worker, at, slot)?;
-            self.record(worker, at, EventKind::Sent { to: self.members[slot.receiver as usize] });
-            if self.transport.deliver(slot, at.epoch) == Delivery::InFlight {
+            if self.forward(worker, at, slot)? == Delivery::InFlight {
                 return Ok(());
             }
             self.hooks.pause();
@@ -117,20 +127,26 @@ impl FusedStep {
         }
     }
 
-    /// Adds a block's contributions straight into the next device's slot.
-    fn forward(&self, worker: u32, at: At, slot: Slot) -> Result<(), Error> {
+    /// Adds a block's contributions straight into the place of the next device's slot, and delivers it.
+    /// Without a credit it waits where memory is shared, and otherwise leaves it to `progress`.
+    fn forward(&self, worker: u32, at: At, slot: Slot) -> Result<Delivery, Error> {
+        if !self.transport.is_shared() && !self.transport.has_credit(slot, at.epoch) {
+            self.deferred(at.device).push((at, slot));
+            return Ok(Delivery::InFlight);
+        }
         self.wait_for_credit(worker, slot, at.epoch)?;
         let place = self.transport.outgoing(slot, at.epoch);
         place.access.write(|| self.add_contributions(at, self.rows(at, place.start, false)));
-        self.free_contributions(at);
-        Ok(())
+        self.complete(at);
+        self.record(worker, at, EventKind::Sent { to: self.members[slot.receiver as usize] });
+        Ok(self.transport.deliver(slot, at.epoch))
     }
 
     /// Adds a block's contributions into the device's result.
     fn reduce_into_result(&self, at: At) {
         let target = self.result_rows(at);
         self.block_state(at).result.write(|| self.add_contributions(at, target));
-        self.free_contributions(at);
+        self.complete(at);
     }
 
     /// `target` = the contributions, in the plan's order. Called by the last arrival only.
@@ -158,13 +174,14 @@ impl FusedStep {
             &many[..]
         };
         // SAFETY: the module's argument: this is the last arrival of the epoch, so the sources are
-        // complete and nobody writes them before `free_contributions`; `target` is the slot for which the
-        // credit was awaited, or the result block, which is the last arrival's until it is `done`.
+        // whole and nobody writes them before `complete`; `target` is the slot for which the
+        // credit was awaited, or the result block, which is the last arrival's until it is complete.
         unsafe { combine(target, sources, self.plan.reduction) }
     }
 
-    /// The contributions have been read: their memory may be used again, two epochs on.
-    fn free_contributions(&self, at: At) {
+    /// The contributions have been added: their memory may be used again, two epochs on, and the device
+    /// is done with the block.
+    fn complete(&self, at: At) {
         self.hooks.pause();
         let entry = &self.plan.entries[at.entry];
         for source in &entry.sources {
@@ -176,6 +193,7 @@ impl FusedStep {
                 Source::Local => self.block_state(at).tile.grant(at.epoch),
             }
         }
+        self.devices[at.device as usize].complete.0.fetch_add(1, Ordering::Release);
     }
 }
 

@@ -56,6 +56,10 @@ pub unsafe trait Transport: Send + Sync {
     /// written.
     fn has_credit(&self, slot: Slot, epoch: u64) -> bool;
 
+    /// Whether the sender can run the receiver's side of an arrival. Then a device may wait for a credit
+    /// without moving what arrives for it.
+    fn is_shared(&self) -> bool;
+
     /// The sender's stores for `slot` are complete.
     fn deliver(&self, slot: Slot, epoch: u64) -> Delivery;
 

@@ -51,6 +51,10 @@ unsafe impl Transport for Threads {
         self.stream(slot).credits[slot.block].is_granted(epoch)
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn deliver(&self, _: Slot, _: u64) -> Delivery {
         Delivery::Here
     }

@@ -5,3 +5,5 @@ mod failures;
 mod fused;
 mod groups;
 mod reference;
+mod unsafe_kernel;
+mod unsafe_mailbox;

@@ -13,7 +13,8 @@
 //!     k
 //! ```
 //!
-//! - H is the kernel's height, at most MR; NR is vectors × lanes. Both are the generator's.
+//! - H is the kernel's height, at most MR; NR is vectors × lanes. Both are the generator's. A narrow
+//!   kernel computes fewer columns than a row of `b` holds, the first ones.
 //! - No alignment beyond a float's; 64 bytes are faster. `a`, `b`, `c` and `rows` do not overlap.
 //! - Each element is the sum from zero of `a × b` in ascending k, by fused multiply-add where
 //!   the machine has it. Then the [`Epilogue`] runs. An element thus does not depend on H, on
@@ -57,6 +58,8 @@ pub struct Shape {
     pub rows: usize,
     /// Vectors in a row of C.
     pub vectors: usize,
+    /// Vectors in a row of the packed B, at least as many.
+    pub panel_vectors: usize,
     /// Steps of K in one turn of the loop.
     pub unroll: usize,
 }
@@ -122,7 +125,7 @@ fn emit_k_steps<'c>(
             }
         }
         a = f.float_address(a, f.int(shape.rows))?;
-        b = f.float_address(b, f.int(shape.vectors * lanes))?;
+        b = f.float_address(b, f.int(shape.panel_vectors * lanes))?;
     }
     let mut next: Vec<BasicValueEnum> = vec![a.into(), b.into()];
     next.extend(sums.into_iter().map(|sum| sum.as_basic_value_enum()));

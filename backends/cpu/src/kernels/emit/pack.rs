@@ -12,7 +12,7 @@
 
 use inkwell::context::Context;
 use inkwell::module::Module;
-use inkwell::values::{PointerValue, VectorValue};
+use inkwell::values::{IntValue, PointerValue, VectorValue};
 
 use super::{Emitter, Param};
 use crate::kernels::{Error, Machine};
@@ -58,18 +58,24 @@ pub fn emit_pack_across<'c>(
     // Blocks of 8 × 8 need 8 registers and 8 more to exchange; wider ones would spill.
     const LARGEST_BLOCK: usize = 8;
     let f = Emitter::function(context, module, machine, name, &PARAMS);
-    for (first, block) in pieces(width, machine.lanes.min(LARGEST_BLOCK)) {
-        emit_transposed_lines(&f, width, first, block)?;
+    let cut = pieces(width, machine.lanes.min(LARGEST_BLOCK));
+    for equal in cut.chunk_by(|one, other| one.1 == other.1) {
+        let (start, block) = equal[0];
+        let end = start + equal.len() * block;
+        f.for_loop((f.int(start), f.int(end), block), &[], |first, _| {
+            emit_transposed_lines(&f, width, first, block)?;
+            Ok(Vec::new())
+        })?;
     }
     f.finish()?;
     Ok(())
 }
 
 /// Packs lines `first .. first + block`, all of `k`.
-fn emit_transposed_lines(
-    f: &Emitter<'_, '_>,
+fn emit_transposed_lines<'c>(
+    f: &Emitter<'c, '_>,
     width: usize,
-    first: usize,
+    first: IntValue<'c>,
     block: usize,
 ) -> Result<(), Error> {
     let (k, source, lines, panel) = (
@@ -78,10 +84,13 @@ fn emit_transposed_lines(
         f.pointer_param(2)?,
         f.pointer_param(3)?,
     );
-    let line = (first..first + block)
-        .map(|i| f.float_address(source, f.load_int(lines, f.int(i))?))
+    let line = (0..block)
+        .map(|i| {
+            let i = f.builder().build_int_nsw_add(first, f.int(i), "")?;
+            f.float_address(source, f.load_int(lines, i)?)
+        })
         .collect::<Result<Vec<_>, _>>()?;
-    let panel = f.float_address(panel, f.int(first))?;
+    let panel = f.float_address(panel, first)?;
     let remainder = f.builder().build_int_unsigned_rem(k, f.int(block), "")?;
     let whole = f.builder().build_int_nsw_sub(k, remainder, "")?;
     f.for_loop((f.int(0), whole, block), &[], |p, _| {
@@ -109,7 +118,7 @@ fn emit_transposed_lines(
 fn emit_panel_address<'c>(
     f: &Emitter<'c, '_>,
     panel: PointerValue<'c>,
-    p: inkwell::values::IntValue<'c>,
+    p: IntValue<'c>,
     width: usize,
 ) -> Result<PointerValue<'c>, Error> {
     f.float_address(panel, f.builder().build_int_nsw_mul(p, f.int(width), "")?)

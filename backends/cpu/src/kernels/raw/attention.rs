@@ -111,7 +111,7 @@ impl AttentionKernels {
     /// `subtree_end` has an entry a token; nobody else touches out's rows of these heads and tokens.
     ///
     /// # Panics
-    /// Never; a `stack` shorter than the deepest token leaves the rest of `out` unwritten.
+    /// Where `stack` or `subtree_end` is shorter than the tokens.
     #[allow(clippy::too_many_arguments)]
     pub unsafe fn forward(
         &self,
@@ -124,6 +124,10 @@ impl AttentionKernels {
         tokens: Range<usize>,
         stack: &mut [i32],
     ) {
+        assert!(
+            stack.len().min(subtree_end.len()) >= tokens.end,
+            "a place for each token"
+        );
         let mut ancestors = Ancestors::new(subtree_end, stack);
         for token in 0..tokens.end {
             let Some(rows) = ancestors.advance() else {
@@ -183,6 +187,9 @@ impl AttentionKernels {
     /// As `forward`; `dout` is laid out as out and `gradients` as `input`, which is written for
     /// these heads alone; `scratch` has [`AttentionShape::backward_scratch_len`] floats of this
     /// thread's own.
+    ///
+    /// # Panics
+    /// As `forward`.
     #[allow(clippy::too_many_arguments)]
     pub unsafe fn backward(
         &self,
@@ -196,6 +203,10 @@ impl AttentionKernels {
         stack: &mut [i32],
         scratch: *mut f32,
     ) {
+        assert!(
+            stack.len().min(subtree_end.len()) >= shape.tokens,
+            "a place for each token"
+        );
         let dim = shape.head_dim;
         for token in 0..shape.tokens {
             for head in heads.clone() {
@@ -277,7 +288,7 @@ impl AttentionKernels {
     /// As [`AttentionKernels::write_cache`], which ran for all rows; `q` and `out` hold `shape`.
     ///
     /// # Panics
-    /// Never; rows at positions beyond the length of `places` stay unwritten.
+    /// Where `places` is shorter than the longest history.
     #[allow(clippy::too_many_arguments)]
     pub unsafe fn attend_paged(
         &self,
@@ -292,9 +303,7 @@ impl AttentionKernels {
         places: &mut [i32],
     ) {
         for row in rows {
-            let Some(places) = places.get_mut(..pages.position[row] as usize + 1) else {
-                continue;
-            };
+            let places = &mut places[..pages.position[row] as usize + 1];
             for (at, place) in places.iter_mut().enumerate() {
                 *place = pages.place(row, at);
             }

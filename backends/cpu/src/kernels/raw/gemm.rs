@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::jit::Jit;
 use crate::kernels::contraction::Offsets;
-use crate::kernels::emit::micro::Epilogue;
+use crate::kernels::emit::micro::{Epilogue, Shape};
 use crate::kernels::gemm::{GemmPlan, MAX_ROWS, MAX_TILE, Output, Region, TileDone};
 use crate::kernels::{Error, Machine, names};
 
@@ -30,10 +30,19 @@ struct Packer {
     across: PackKernel,
 }
 
+/// A compiled micro-kernel of one shape, the epilogues in the order of [`Epilogue::ALL`].
+struct Micro {
+    rows: usize,
+    cols: usize,
+    code: [MicroKernel; 2],
+}
+
 /// The compiled kernels of a matrix product.
 pub struct GemmKernels {
-    /// By height, from MR down; the epilogues in the order of [`Epilogue::ALL`].
-    micro: Vec<(usize, [MicroKernel; 2])>,
+    /// At full width, from MR rows down.
+    by_height: Vec<Micro>,
+    /// With MR rows, from one vector up.
+    narrow: Vec<Micro>,
     pack_a: Packer,
     pack_b: Packer,
     _code: Arc<Jit>,
@@ -42,50 +51,66 @@ pub struct GemmKernels {
 impl GemmKernels {
     /// Looks up what `Kernels` compiled for `machine`.
     pub(in crate::kernels) fn new(code: &Arc<Jit>, machine: &Machine) -> Result<Self, Error> {
-        let micro = |height, epilogue| -> Result<MicroKernel, Error> {
+        let micro = |shape: Shape, epilogue| -> Result<MicroKernel, Error> {
             // SAFETY: `emit_micro_kernel` gave this name exactly this signature, and `_code` keeps it.
-            unsafe { code.function(&names::micro(height, epilogue)) }
+            unsafe { code.function(&names::micro(shape, epilogue)) }
         };
         let pack = |name: String| -> Result<PackKernel, Error> {
             // SAFETY: `emit_pack_*` gave this name exactly this signature, and `_code` keeps it.
             unsafe { code.function(&name) }
         };
         let packer = |width| -> Result<Packer, Error> {
-            let (along, across) = (
-                pack(names::pack_along(width))?,
-                pack(names::pack_across(width))?,
-            );
+            let (along, across) = (names::pack_along(width), names::pack_across(width));
             Ok(Packer {
                 width,
-                along,
-                across,
+                along: pack(along)?,
+                across: pack(across)?,
             })
         };
-        let heights = names::heights(machine.tile.rows);
+        let (mut by_height, mut narrow) = (Vec::new(), Vec::new());
+        for shape in names::shapes(machine.tile) {
+            let [store, update] = Epilogue::ALL.map(|epilogue| micro(shape, epilogue));
+            let (rows, cols) = (shape.rows, shape.vectors * machine.lanes);
+            let is_narrow = shape.vectors < shape.panel_vectors;
+            let list = if is_narrow {
+                &mut narrow
+            } else {
+                &mut by_height
+            };
+            list.push(Micro {
+                rows,
+                cols,
+                code: [store?, update?],
+            });
+        }
         Ok(GemmKernels {
-            micro: heights
-                .into_iter()
-                .map(|height| {
-                    Ok((
-                        height,
-                        [
-                            micro(height, Epilogue::Store)?,
-                            micro(height, Epilogue::Update)?,
-                        ],
-                    ))
-                })
-                .collect::<Result<_, Error>>()?,
+            by_height,
+            narrow,
             pack_a: packer(machine.tile.rows)?,
             pack_b: packer(machine.tile_columns())?,
             _code: code.clone(),
         })
     }
 
-    /// The lowest kernel that takes `rows`: its height and code.
-    fn micro(&self, rows: usize, epilogue: Epilogue) -> (usize, MicroKernel) {
-        let fits = self.micro.iter().rev().find(|(height, _)| *height >= rows);
-        let (height, kernels) = fits.unwrap_or(&self.micro[0]);
-        (*height, kernels[epilogue as usize])
+    /// Height of the panel that `rows` rows of A are packed in.
+    fn height(&self, rows: usize) -> usize {
+        self.fitting(rows).rows
+    }
+
+    /// The lowest kernel of full width that takes `rows`.
+    fn fitting(&self, rows: usize) -> &Micro {
+        let fits = self.by_height.iter().rev().find(|micro| micro.rows >= rows);
+        fits.unwrap_or(&self.by_height[0])
+    }
+
+    /// The smallest kernel that takes `rows`, packed in a panel of their height, and `cols`.
+    fn micro(&self, rows: usize, cols: usize) -> &Micro {
+        let full = self.fitting(rows);
+        let fits = self
+            .narrow
+            .iter()
+            .find(|micro| micro.rows == full.rows && micro.cols >= cols);
+        fits.unwrap_or(full)
     }
 }
 
@@ -354,7 +379,7 @@ impl GemmPlan {
     ) {
         for (i, first) in rows.clone().step_by(self.mr).enumerate() {
             let range = first..rows.end.min(first + self.mr);
-            let height = kernels.micro(range.len(), Epilogue::Store).0;
+            let height = kernels.height(range.len());
             let panel = Panel {
                 lines: &self.a_m,
                 range,
@@ -474,36 +499,55 @@ impl Pass<'_> {
         skipped: usize,
     ) {
         let (plan, k) = (self.plan, self.depth.len() as i64);
-        let (height, kernel) = self.kernels.micro(rows.len(), self.epilogue);
+        let micro = self.kernels.micro(rows.len(), skipped + cols.len());
         let mut offsets = [0i64; MAX_ROWS];
-        let is_whole = rows.len() == height && cols.len() == plan.nr;
+        let is_whole = (rows.len(), cols.len()) == (micro.rows, micro.cols);
         if is_whole && self.target.is_adjacent(plan, cols.clone()) {
-            for (i, offset) in offsets.iter_mut().take(height).enumerate() {
+            for (i, offset) in offsets.iter_mut().take(micro.rows).enumerate() {
                 *offset = self.target.row_offset(plan, rows.start, i);
             }
             let c = self.target.address(plan, rows.start, cols.start);
+            let kernel = micro.code[self.epilogue as usize];
             // SAFETY: the kernel's contract holds: packed panels, a whole tile of adjacent columns.
             unsafe { kernel(k, a, b, c, offsets.as_ptr()) };
             return;
         }
         let mut padded = [0f32; MAX_TILE];
-        for (i, offset) in offsets.iter_mut().take(height).enumerate() {
-            *offset = (i * plan.nr) as i64;
+        for (i, offset) in offsets.iter_mut().take(micro.rows).enumerate() {
+            *offset = (i * micro.cols) as i64;
         }
-        let (_, store) = self.kernels.micro(rows.len(), Epilogue::Store);
+        let store = micro.code[Epilogue::Store as usize];
         // SAFETY: as above; `padded` has room for the largest tile (checked by a test of shapes).
         unsafe { store(k, a, b, padded.as_mut_ptr(), offsets.as_ptr()) };
         for (i, row) in rows.enumerate() {
-            for (j, col) in cols.clone().enumerate() {
-                let sum = padded[i * plan.nr + skipped + j];
-                let c = self.target.address(plan, row, col);
-                // SAFETY: by the caller's promise this element is ours to write.
-                unsafe {
-                    *c = match self.epilogue {
-                        Epilogue::Store => sum,
-                        Epilogue::Update => *c + sum,
-                    };
-                }
+            let sums = &padded[i * micro.cols + skipped..][..cols.len()];
+            // SAFETY: by the caller's promise these elements are ours to write.
+            unsafe { self.copy_row(sums, row, cols.clone()) };
+        }
+    }
+
+    /// Runs the epilogue for one row of sums.
+    ///
+    /// # Safety
+    /// The target is writable for `cols` of `row`.
+    unsafe fn copy_row(&self, sums: &[f32], row: usize, cols: Range<usize>) {
+        let finish = |c: *mut f32, sum: f32| {
+            // SAFETY: `c` is an element of the row, by the caller's promise ours to write.
+            unsafe {
+                *c = match self.epilogue {
+                    Epilogue::Store => sum,
+                    Epilogue::Update => *c + sum,
+                };
+            }
+        };
+        if self.target.is_adjacent(self.plan, cols.clone()) {
+            let first = self.target.address(self.plan, row, cols.start);
+            for (j, &sum) in sums.iter().enumerate() {
+                finish(first.wrapping_add(j), sum);
+            }
+        } else {
+            for (&sum, col) in sums.iter().zip(cols) {
+                finish(self.target.address(self.plan, row, col), sum);
             }
         }
     }

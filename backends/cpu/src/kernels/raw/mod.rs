@@ -6,6 +6,8 @@
 pub mod attention;
 pub mod buffer;
 pub mod gemm;
+#[cfg(all(test, unix))]
+mod guard;
 pub mod ir;
 pub mod jit;
 pub mod measure;

@@ -1,10 +1,11 @@
 //! Generated attention against plain loops, over random trees and head sizes, on every
-//! instruction set of this machine; and the bits of a row, which only its history may change.
+//! instruction set of this machine, in memory that ends at a guard page; and the bits of a row, which only its history may change.
 
 use std::sync::OnceLock;
 
 use proptest::prelude::*;
 
+use super::super::guard::Guarded;
 use super::*;
 use crate::kernels::{Isa, Kernels, Machine, reference};
 
@@ -33,9 +34,9 @@ struct Case {
     shape: AttentionShape,
     subtree_end: Vec<i32>,
     scale: f32,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
+    q: Guarded,
+    k: Guarded,
+    v: Guarded,
 }
 
 impl Case {
@@ -49,6 +50,7 @@ impl Case {
         let [q, kv] = [shape.q_stride(), shape.kv_stride()].map(|stride| stride * shape.tokens);
         let scale = 1.7 / (head_dim as f32).sqrt();
         let (q, k, v) = (values(q, 3), values(kv, 5), values(kv, 7));
+        let [q, k, v] = [q, k, v].map(|floats| Guarded::new(&floats));
         Case {
             shape,
             subtree_end: subtree_ends(parents),
@@ -74,7 +76,7 @@ impl Case {
     /// Forward, heads and tokens taken in pieces that are cut at `cut`.
     fn forward(&self, kernels: &Kernels, cut: usize) -> Vec<f32> {
         let attention = kernels.attention(self.shape.head_dim).expect("head size");
-        let mut out = vec![f32::NAN; self.q.len()];
+        let mut out = Guarded::new(&vec![f32::NAN; self.q.len()]);
         let mut stack = vec![0; self.shape.tokens];
         let (head, token) = (
             cut % (self.shape.kv_heads + 1),
@@ -97,19 +99,21 @@ impl Case {
                 }
             }
         }
-        out
+        out.to_vec()
     }
 
     fn backward(&self, kernels: &Kernels, dout: &[f32], cut: usize) -> [Vec<f32>; 3] {
         let attention = kernels.attention(self.shape.head_dim).expect("head size");
-        let [mut dq, mut dk, mut dv] = self.slices().map(|x| vec![f32::NAN; x.len()]);
+        let [mut dq, mut dk, mut dv] = self
+            .slices()
+            .map(|x| Guarded::new(&vec![f32::NAN; x.len()]));
         let gradients = AttentionGradients {
             dq: dq.as_mut_ptr(),
             dk: dk.as_mut_ptr(),
             dv: dv.as_mut_ptr(),
         };
         let mut stack = vec![0; self.shape.tokens];
-        let mut scratch = vec![f32::NAN; self.shape.backward_scratch_len()];
+        let mut scratch = Guarded::new(&vec![f32::NAN; self.shape.backward_scratch_len()]);
         let head = cut % (self.shape.kv_heads + 1);
         for heads in [head..self.shape.kv_heads, 0..head] {
             // SAFETY: the vectors hold the shape.
@@ -127,7 +131,7 @@ impl Case {
                 );
             }
         }
-        [dq, dk, dv]
+        [dq, dk, dv].map(|floats| floats.to_vec())
     }
 
     fn ancestors(&self, token: usize) -> Vec<usize> {

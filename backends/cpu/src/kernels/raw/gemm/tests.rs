@@ -1,11 +1,12 @@
 //! Generated products against plain loops, over odd shapes and strides, on every instruction set
-//! that this machine can run; and the bits of an element, which nothing but its terms may change.
+//! that this machine can run, in memory that ends at a guard page; and the bits of an element, which nothing but its terms may change.
 
 use std::ops::Range;
 use std::sync::OnceLock;
 
 use proptest::prelude::*;
 
+use super::super::guard::Guarded;
 use crate::kernels::{
     Contraction, Dim, Epilogue, GemmPlan, Isa, Kernels, Machine, Output, Region, TileDone,
     reference,
@@ -41,8 +42,8 @@ fn span_len(range: &Range<i64>) -> usize {
 /// A product and its data.
 struct Case {
     plan: GemmPlan,
-    a: Vec<f32>,
-    b: Vec<f32>,
+    a: Guarded,
+    b: Guarded,
     c_len: usize,
 }
 
@@ -58,8 +59,8 @@ impl Case {
         let [a, b, c] = plan.spans().map(|range| span_len(&range));
         Case {
             plan,
-            a: values(a, 1),
-            b: values(b, 2),
+            a: Guarded::new(&values(a, 1)),
+            b: Guarded::new(&values(b, 2)),
             c_len: c,
         }
     }
@@ -282,7 +283,7 @@ fn a_row_alone_has_the_bits_of_the_row_in_any_batch() {
         for m in [1, 2, 3, 5, 7, 8, 13] {
             let mut small = case(m);
             for first in [0, 1, 95, 203 - m] {
-                small.a = large.a[first * k..(first + m) * k].to_vec();
+                small.a = Guarded::new(&large.a[first * k..(first + m) * k]);
                 let whole = small.plan.whole();
                 let some =
                     small.planned(kernels, Epilogue::Store, &whole, Packing::Ahead, UNTOUCHED);

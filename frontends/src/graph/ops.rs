@@ -1,0 +1,182 @@
+//! What each operation of the schema builds.
+
+use t3c_ir::{Builder, Ref, ScalarBody, TensorType, Val, scalar::Predicate, units::Unit};
+
+use super::{Op, build::Scope};
+use crate::{error::Error, nn};
+
+/// Builds operation `index` and returns its result with the result's name.
+pub(super) fn add<'o, 'c, 'a>(
+    scope: &Scope<'_, 'c, 'a>,
+    index: usize,
+    op: &'o Op,
+) -> Result<(&'o str, Val<'c, 'a>), Error> {
+    let (b, path) = scope.at(index, op);
+    let value = |name: &str, key: &str| scope.value(name, &format!("{path}.{key}"));
+    let pair = |names: &[String; 2]| -> Result<[Val<'c, 'a>; 2], Error> {
+        Ok([value(&names[0], "inputs[0]")?, value(&names[1], "inputs[1]")?])
+    };
+    let unary = |input: &str, function: fn(&mut ScalarBody, Ref) -> Ref| {
+        value(input, "input").map(|x| nn::unary(&b, x, function))
+    };
+    let (result, built) = match op {
+        Op::Contract { result, inputs, equation, .. } => {
+            check_equation(&path, equation, 2)?;
+            let [x, y] = pair(inputs)?;
+            (result, b.contract(equation, x, y))
+        }
+        Op::Add { result, inputs, equation, .. } => {
+            let inputs = pair(inputs)?;
+            let equation = elementwise(&path, equation.as_deref(), inputs[0])?;
+            (result, b.map(&equation, &inputs, |body| body.add(Ref::Arg(0), Ref::Arg(1))))
+        }
+        Op::Mul { result, inputs, equation, .. } => {
+            let inputs = pair(inputs)?;
+            let equation = elementwise(&path, equation.as_deref(), inputs[0])?;
+            (result, b.map(&equation, &inputs, |body| body.mul(Ref::Arg(0), Ref::Arg(1))))
+        }
+        Op::Sum { result, input, equation, .. } => {
+            check_equation(&path, equation, 1)?;
+            (result, sum(&b, equation, value(input, "input")?))
+        }
+        Op::Silu { result, input, .. } => (result, unary(input, nn::silu)?),
+        Op::Gelu { result, input, .. } => (result, unary(input, nn::gelu)?),
+        Op::GeluTanh { result, input, .. } => (result, unary(input, nn::gelu_tanh)?),
+        Op::Relu { result, input, .. } => (result, unary(input, nn::relu)?),
+        Op::RmsNorm { result, input, weight, eps, .. } => {
+            check_eps(&path, *eps)?;
+            (result, nn::rms_norm(&b, value(input, "input")?, value(weight, "weight")?, *eps))
+        }
+        Op::LayerNorm { result, input, weight, bias, eps, .. } => {
+            check_eps(&path, *eps)?;
+            let [x, w, c] =
+                [(input, "input"), (weight, "weight"), (bias, "bias")].map(|(name, key)| value(name, key));
+            (result, nn::layer_norm(&b, x?, w?, c?, *eps))
+        }
+        Op::Take { result, input, equation, index, .. } => {
+            check_equation(&path, equation, 1)?;
+            (result, Ok(take(&b, &path, equation, value(input, "input")?, *index)?))
+        }
+        Op::Lookup { result, table, ids, .. } => {
+            let (table, ids) = (value(table, "table")?, value(ids, "ids")?);
+            (result, nn::lookup(&b, scope.module.op(), table, ids))
+        }
+        Op::Attention { result, q, k, v, subtree_end, .. } => {
+            let [q, k, v, end] = [(q, "q"), (k, "k"), (v, "v"), (subtree_end, "subtree_end")]
+                .map(|(name, key)| value(name, key));
+            let arguments = [q?, k?, v?, end?];
+            (result, Ok(attention(scope, &b, &path, &arguments)?))
+        }
+        Op::Repeat { .. } => {
+            let message = "`repeat` inside a block; expected it among the model's own operations";
+            return Err(Error::invalid(path, message));
+        }
+    };
+    let built = built.map_err(|error| Error::invalid(&path, error.to_string()))?;
+    Ok((result, built))
+}
+
+/// An equation has the right number of operands, one letter a dimension and no letter twice in one operand.
+fn check_equation(path: &str, equation: &str, inputs: usize) -> Result<(), Error> {
+    let wrong = |message: String| Err(Error::invalid(format!("{path}.equation"), message));
+    let Some((left, right)) = equation.split_once("->") else {
+        return wrong(format!("`{equation}` has no `->`"));
+    };
+    let operands: Vec<&str> = left.split(',').collect();
+    if operands.len() != inputs {
+        return wrong(format!("`{equation}` has {} operands; expected {inputs}", operands.len()));
+    }
+    for operand in operands.into_iter().chain([right]) {
+        if let Some(other) = operand.chars().find(|letter| !letter.is_ascii_alphabetic()) {
+            return wrong(format!("`{equation}` contains `{other}`; expected letters"));
+        }
+        if operand.chars().enumerate().any(|(index, letter)| operand[..index].contains(letter)) {
+            return wrong(format!("`{operand}` in `{equation}` has a letter twice"));
+        }
+    }
+    Ok(())
+}
+
+fn elementwise(path: &str, equation: Option<&str>, first: Val<'_, '_>) -> Result<String, Error> {
+    let Some(equation) = equation else {
+        let dims: String = ('a'..='z').take(TensorType::of(first)?.shape.len()).collect();
+        return Ok(format!("{dims},{dims}->{dims}"));
+    };
+    check_equation(path, equation, 2)?;
+    let (left, right) = equation.split_once("->").unwrap_or_default();
+    match left.chars().filter(|letter| *letter != ',').find(|&letter| !right.contains(letter)) {
+        Some(letter) => {
+            let message = format!("`{equation}` drops `{letter}`, and elementwise work cannot");
+            Err(Error::invalid(format!("{path}.equation"), message))
+        }
+        None => Ok(equation.to_owned()),
+    }
+}
+
+fn check_eps(path: &str, eps: f64) -> Result<(), Error> {
+    if eps.is_finite() && eps >= 0.0 {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{path}.eps"), format!("{eps} is no small positive number")))
+}
+
+fn sum<'c, 'a>(b: &Builder<'c, 'a>, equation: &str, x: Val<'c, 'a>) -> Result<Val<'c, 'a>, t3c_ir::Error> {
+    let wide = nn::wide(TensorType::of(x)?.element);
+    b.structured(equation, &[x], wide, 0.0, |body| {
+        let x = nn::cast(body, Ref::Arg(0), wide);
+        body.add(Ref::Arg(1), x)
+    })
+}
+
+/// The part at `index` of the dropped dimension: a sum of which one term counts, so that every map stays a
+/// projected permutation.
+fn take<'c, 'a>(
+    b: &Builder<'c, 'a>,
+    path: &str,
+    equation: &str,
+    x: Val<'c, 'a>,
+    index: u64,
+) -> Result<Val<'c, 'a>, Error> {
+    let (left, right) = equation.split_once("->").unwrap_or_default();
+    let r#type = TensorType::of(x)?;
+    let dropped: Vec<usize> = (0..left.len()).filter(|&i| !right.contains(&left[i..=i])).collect();
+    let &[dimension] = dropped.as_slice() else {
+        let message = format!("`{equation}` drops {} letters; expected one", dropped.len());
+        return Err(Error::invalid(format!("{path}.equation"), message));
+    };
+    let extent = r#type.shape.get(dimension).copied().unwrap_or(0);
+    if index >= extent {
+        let message = format!("{index} is outside the dimension of {extent}");
+        return Err(Error::invalid(format!("{path}.index"), message));
+    }
+    let ones: Vec<(char, u64)> =
+        right.chars().filter(|letter| !left.contains(*letter)).map(|letter| (letter, 1)).collect();
+    let element = r#type.element;
+    let taken = b.structured_over(equation, &[x], &[], &ones, element, 0.0, |body| {
+        let (at, wanted) = (body.index(right.len()), body.int(index as i64));
+        let hit = body.cmp_i(Predicate::Eq, at, wanted);
+        let zero = body.constant(0.0, element);
+        let term = body.select(hit, Ref::Arg(0), zero);
+        body.add(Ref::Arg(1), term)
+    });
+    taken.map_err(|error| Error::invalid(path, error.to_string()))
+}
+
+fn attention<'c, 'a>(
+    scope: &Scope<'_, 'c, 'a>,
+    b: &Builder<'c, 'a>,
+    path: &str,
+    arguments: &[Val<'c, 'a>; 4],
+) -> Result<Val<'c, 'a>, Error> {
+    let types = arguments.iter().map(|&value| TensorType::of(value)).collect::<Result<Vec<_>, _>>()?;
+    if types[0].shape.len() != 5 {
+        return Err(Error::invalid(format!("{path}.q"), format!("a {}; expected [N, K, G, C, E]", types[0])));
+    }
+    let unit = Unit::attention(&types[0]);
+    for ((key, found), expected) in ["q", "k", "v", "subtree_end"].iter().zip(&types).zip(&unit.arguments) {
+        if found != expected {
+            return Err(Error::invalid(format!("{path}.{key}"), format!("a {found}; expected {expected}")));
+        }
+    }
+    Ok(nn::call_unit(b, scope.module.op(), &unit, arguments)?[0])
+}

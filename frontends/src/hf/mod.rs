@@ -1,0 +1,88 @@
+//! Hugging Face `config.json`: a table of families, one file each.
+//!
+//! Both spellings load: the public hubs' (`rope_theta`, `rope_scaling`, `torch_dtype`) and the newest of
+//! `transformers` (`rope_parameters`, `dtype`).
+
+mod llama;
+mod rope;
+mod write;
+
+use std::sync::Arc;
+
+use t3c_ir::Element;
+pub use write::config_json;
+
+use crate::{
+    Options,
+    decoder::{Decoder, DecoderConfig},
+    error::{Error, Field},
+    json::Source,
+};
+
+/// A family: the `model_type` of its files and the reader of its fields.
+struct Family {
+    model_type: &'static str,
+    read: fn(&Source) -> Result<DecoderConfig, Error>,
+}
+
+const FAMILIES: &[Family] = &[Family { model_type: "llama", read: llama::read }];
+
+/// The families that load.
+pub fn model_types() -> Vec<&'static str> {
+    FAMILIES.iter().map(|family| family.model_type).collect()
+}
+
+/// The configuration in a file.
+///
+/// # Errors
+/// Names the field, with its place.
+pub fn read(source: &Source) -> Result<DecoderConfig, Error> {
+    let field = source.field("model_type");
+    let Some(model_type) = source.string("model_type") else {
+        return Err(Error::Invalid { field, message: "expected a string".into() });
+    };
+    let family = FAMILIES
+        .iter()
+        .find(|family| family.model_type == model_type)
+        .ok_or_else(|| Error::unsupported(field, &model_type, &model_types()))?;
+    let config = (family.read)(source).and_then(|config| config.check().map(|()| config));
+    config.map_err(|error| error.located(|name| source.place(name)))
+}
+
+/// Loads a model from a configuration.
+///
+/// # Errors
+/// Names the field or option that does not fit.
+pub fn load(source: Source, options: &Options) -> Result<Decoder, Error> {
+    let config = read(&source)?;
+    let source = Arc::new(source);
+    let name = name(source.file());
+    Decoder::new(config, &name, options, Some(Arc::clone(&source)))
+        .map_err(|error| error.located(|field| source.place(field)))
+}
+
+/// A folder's name stands for its `config.json`; other files have their own.
+fn name(file: &str) -> String {
+    let path = std::path::Path::new(file);
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("model");
+    let folder = path.parent().and_then(|folder| folder.file_name()).and_then(|folder| folder.to_str());
+    match folder {
+        Some(folder) if stem == "config" => folder.to_owned(),
+        _ => stem.to_owned(),
+    }
+}
+
+/// The element type of a `torch_dtype` or `dtype`; f32 where there is none.
+fn element(field: &str, name: Option<&str>) -> Result<Element, Error> {
+    const NAMES: [(&str, Element); 4] = [
+        ("float32", Element::F32),
+        ("float16", Element::F16),
+        ("bfloat16", Element::Bf16),
+        ("float64", Element::F64),
+    ];
+    let Some(name) = name.map(|name| name.trim_start_matches("torch.")) else { return Ok(Element::F32) };
+    NAMES.iter().find(|row| row.0 == name).map(|row| row.1).ok_or_else(|| {
+        let supported: Vec<&str> = NAMES.iter().map(|row| row.0).collect();
+        Error::unsupported(Field::new(field), name, &supported)
+    })
+}

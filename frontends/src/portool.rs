@@ -1,0 +1,55 @@
+//! The training and decode graphs of an RL recipe.
+//!
+//! The recipe's own file is read by the RL crate, which this one does not know: what arrives here is plain
+//! numbers.
+
+use crate::{DecoderConfig, Error, Objective, Options, Phase, decoder::Decoder};
+
+/// The sizes of a training step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Packed tokens (N).
+    pub tokens: u64,
+    /// Rows with a target (M).
+    pub rows: u64,
+    /// What is minimised.
+    pub objective: Objective,
+    /// Divides logits before log-softmax.
+    pub temperature: f64,
+    /// Tensor parallelism.
+    pub tp: u64,
+}
+
+/// The forward and loss of a training step on packed trees.
+///
+/// # Errors
+/// Names the field of the model or the size that does not fit.
+pub fn training(config: DecoderConfig, name: &str, step: &Step) -> Result<Decoder, Error> {
+    let options = Options {
+        phase: Phase::Training,
+        tokens: Some(step.tokens),
+        rows: Some(step.rows),
+        tp: Some(step.tp),
+        objective: step.objective.clone(),
+        temperature: Some(step.temperature),
+        ..Options::default()
+    };
+    Decoder::new(config, name, &options, None)
+}
+
+/// One call of decode: `rows` positions of any sequences, in a cache of `blocks` blocks of which one sequence
+/// uses at most enough for the model's context.
+///
+/// # Errors
+/// Names the field of the model or the size that does not fit.
+pub fn decode(config: DecoderConfig, name: &str, rows: u64, blocks: u64, tp: u64) -> Result<Decoder, Error> {
+    let options = Options {
+        phase: Phase::Decode,
+        batch: Some(rows),
+        seq: Some(config.max_position_embeddings),
+        cache_blocks: Some(blocks),
+        tp: Some(tp),
+        ..Options::default()
+    };
+    Decoder::new(config, name, &options, None)
+}

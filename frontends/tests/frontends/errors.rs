@@ -1,0 +1,175 @@
+//! Bad input: one error that names file, place and field.
+
+use t3c_frontends::{Error, Options, Phase, load};
+
+const GOOD: &str = r#"{
+  "model_type": "llama",
+  "hidden_size": 24,
+  "intermediate_size": 42,
+  "num_attention_heads": 6,
+  "num_key_value_heads": 3,
+  "num_hidden_layers": 2,
+  "max_position_embeddings": 64,
+  "rms_norm_eps": 1e-5,
+  "rope_theta": 10000.0,
+  "vocab_size": 37
+}
+"#;
+
+/// The error for [`GOOD`] with one piece of text replaced, without the folder.
+fn error_with(from: &str, to: &str, options: &Options) -> String {
+    let text = GOOD.replace(from, to);
+    assert_ne!(text, GOOD, "nothing was replaced");
+    error("config.json", &text, options)
+}
+
+pub fn error(name: &str, text: &str, options: &Options) -> String {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).expect("a file");
+    let error = match load(&path, options) {
+        Ok(_) => panic!("accepted {text}"),
+        Err(error) => error,
+    };
+    let text = error.to_string();
+    assert!(!text.contains('\n'), "one line: {text}");
+    text.replace(&format!("{}/", folder.path().display()), "")
+}
+
+fn small() -> Options {
+    Options { seq: Some(16), ..Options::default() }
+}
+
+#[test]
+fn the_good_one_is_good() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join("config.json"), GOOD).expect("a file");
+    load(folder.path(), &small()).expect("loads");
+}
+
+#[test]
+fn wrong_fields_are_named_with_their_place() {
+    let table = [
+        (
+            "\"llama\"",
+            "\"lama\"",
+            "config.json:2:17: `model_type` = `lama` is not supported; supported: `llama`; nearest: `llama`",
+        ),
+        ("\"llama\"", "7", "config.json:2:17: `model_type`: expected a string"),
+        (
+            "24",
+            "\"24\"",
+            "config.json:3:18: `hidden_size`: invalid type: string \"24\", expected a whole number of at least 1",
+        ),
+        (
+            "24",
+            "0",
+            "config.json:3:18: `hidden_size`: invalid value: integer `0`, expected a whole number of at least 1",
+        ),
+        (
+            "24",
+            "-24",
+            "config.json:3:18: `hidden_size`: invalid value: integer `-24`, expected a whole number of at least 1",
+        ),
+        ("24", "25", "config.json:3:18: `hidden_size` = 25 is not divisible by `num_attention_heads` = 6"),
+        ("24", "30", "config.json:1:1: `head_dim`: 5 is odd; rotary embedding turns pairs"),
+        (
+            "_heads\": 3",
+            "_heads\": 4",
+            "config.json:5:26: `num_attention_heads` = 6 is not divisible by `num_key_value_heads` = 4",
+        ),
+        (
+            "37",
+            "9000000000",
+            "config.json:11:17: `vocab_size`: impossible size 9000000000; expected 1 to 2147483647",
+        ),
+        (
+            "24",
+            "2147483640",
+            "config.json:5:26: `num_attention_heads`: impossible size: the query projection has more than 2^48 elements",
+        ),
+        (
+            "_layers\": 2",
+            "_layers\": 99999999",
+            "config.json:7:24: `num_hidden_layers`: impossible size 99999999; expected 1 to 4096",
+        ),
+        (
+            "  \"vocab_size\": 37",
+            "  \"use_cache\": true",
+            "config.json:1:1: `the file`: missing field `vocab_size`",
+        ),
+        ("10000.0", "-1.0", "config.json:10:17: `rope_theta`: -1 is no positive number"),
+        (
+            "\"vocab_size\": 37",
+            "\"vocab_size\": 37, \"rope_scaling\": {\"type\": \"yarn\"}",
+            "config.json:11:46: `rope_scaling.type` = `yarn` is not supported; supported: `default`, `linear`, `llama3`",
+        ),
+        (
+            "\"vocab_size\": 37",
+            "\"vocab_size\": 37, \"rope_scaling\": {\"type\": \"linear\"}",
+            "config.json:11:37: `rope_scaling.factor`: missing; `linear` needs it",
+        ),
+        (
+            "\"vocab_size\": 37",
+            "\"vocab_size\": 37, \"torch_dtype\": \"int4\"",
+            "config.json:11:36: `torch_dtype` = `int4` is not supported; supported: `float32`, `float16`, `bfloat16`, `float64`",
+        ),
+        (
+            "\"vocab_size\": 37",
+            "\"vocab_size\": 37, \"attention_bias\": true",
+            "config.json:11:39: `attention_bias` = `true` is not supported; supported: `false`",
+        ),
+        ("37\n}", "37,\n", "config.json:13:1: unterminated object, which starts at line 1"),
+    ];
+    for (from, to, expected) in table {
+        let found = error_with(from, to, &small());
+        assert!(found.starts_with(expected), "{to}\n  found    {found}\n  expected {expected}");
+    }
+}
+
+#[test]
+fn options_that_do_not_fit_are_named() {
+    let with = |options: Options| error("config.json", GOOD, &options);
+    assert_eq!(
+        with(Options { tp: Some(2), ..small() }),
+        "config.json:6:26: `num_key_value_heads` = 3 is not divisible by --tp = 2; degrees that fit: 1, 3"
+    );
+    assert_eq!(
+        with(Options { tp: Some(5), ..small() }),
+        "config.json:5:26: `num_attention_heads` = 6 is not divisible by --tp = 5; degrees that fit: 1, 3"
+    );
+    assert!(
+        with(Options { seq: Some(65), ..small() }).starts_with("--seq = 65: longer than the model's context")
+    );
+    assert!(with(Options { seq: Some(0), ..small() }).starts_with("--seq = 0: expected"));
+    assert!(with(Options { tp: Some(0), ..small() }).starts_with("--tp = 0: expected"));
+    assert!(with(Options { batch: Some(u64::MAX), ..small() }).starts_with("--batch = "));
+    assert!(
+        with(Options { batch: Some(u64::MAX), phase: Phase::Decode, ..small() }).starts_with("--batch = ")
+    );
+    assert!(
+        with(Options { cache_blocks: Some(u64::MAX), phase: Phase::Decode, ..small() }).starts_with("--")
+    );
+}
+
+#[test]
+fn truncated_files_are_syntax_errors() {
+    for end in (1..GOOD.trim_end().len()).filter(|&end| !GOOD[..end].trim().is_empty()) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("config.json");
+        std::fs::write(&path, &GOOD[..end]).expect("a file");
+        match load(&path, &small()) {
+            Err(Error::Syntax { place, .. }) => assert!(place.line <= 12),
+            other => panic!("{end}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_invalid_module_is_located() {
+    let found = error("m.mlir", "func.func @f() {\n  oops\n}", &Options::default());
+    assert!(found.starts_with("m.mlir:2:3: "), "{found}");
+    let two = "func.func @f() { return }\nfunc.func @g() { return }";
+    let found = error("m.mlir", two, &Options::default());
+    assert!(found.contains("expected one public function, found f, g"), "{found}");
+}

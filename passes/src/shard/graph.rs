@@ -1,0 +1,275 @@
+//! The module as plain data, so that everything is decided and checked before anything is changed.
+
+use std::collections::HashMap;
+
+use t3c_ir::{
+    Generic, Iterator, Op, ScalarBody, TensorType, Val,
+    context::render_location,
+    ffi,
+    function::{self, Function, Port},
+    generic::splat_value,
+    units::{Unit, unit_of},
+    views::annotation,
+    walk,
+};
+use t3c_schedule::Grid;
+
+use super::Error;
+
+/// A module.
+#[derive(Debug)]
+pub struct Graph {
+    /// The device grid.
+    pub grid: Grid,
+    /// Its functions, units left out, in module order.
+    pub functions: Vec<FunctionGraph>,
+}
+
+/// A function.
+#[derive(Debug)]
+pub struct FunctionGraph {
+    /// Its symbol.
+    pub name: String,
+    /// Whether execution can start here.
+    pub public: bool,
+    /// Where it comes from.
+    pub location: String,
+    /// Its arguments: the first values.
+    pub arguments: Vec<Port>,
+    /// Its results.
+    pub results: Vec<Port>,
+    /// Every value: arguments, then results of operations in order.
+    pub values: Vec<Value>,
+    /// Every operation of the body, in order.
+    pub nodes: Vec<Node>,
+}
+
+/// A value.
+#[derive(Debug)]
+pub struct Value {
+    /// Its type on one big device.
+    pub r#type: TensorType,
+    /// What can be made anew at any size, if it is that.
+    pub free: Option<Free>,
+    /// Operands that use it.
+    pub uses: usize,
+}
+
+/// Tensors without content of their own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Free {
+    /// Uninitialised.
+    Empty,
+    /// One number everywhere, by `linalg.fill`.
+    Fill(f64),
+    /// One number everywhere, as a constant.
+    Splat(f64),
+}
+
+/// An operation.
+#[derive(Debug)]
+pub struct Node {
+    /// What it is.
+    pub kind: Kind,
+    /// Operands, as indices into the function's values.
+    pub operands: Vec<usize>,
+    /// Results, likewise.
+    pub results: Vec<usize>,
+    /// Where it comes from.
+    pub location: String,
+}
+
+/// Kinds of operations.
+#[derive(Debug)]
+pub enum Kind {
+    /// Loops around a scalar body; operands are the inputs, the initial value and the captured tensors.
+    Structured(Structured),
+    /// A call of the function with this index.
+    Call(usize),
+    /// A call of a unit.
+    Unit(Unit),
+    /// A wanted sharding.
+    Annotation(Vec<Option<usize>>),
+    /// The end of the function.
+    Return,
+    /// Constants, fills, empty tensors, shardings.
+    Inert,
+}
+
+/// A structured operation without its operands.
+#[derive(Debug)]
+pub struct Structured {
+    /// For each input, then the output: the loop of each dimension.
+    pub maps: Vec<Vec<usize>>,
+    /// The kind of each loop.
+    pub iterators: Vec<Iterator>,
+    /// The extent of each loop.
+    pub extents: Vec<u64>,
+    /// The scalar body.
+    pub body: ScalarBody,
+}
+
+impl Structured {
+    /// Inputs, without the initial value.
+    pub fn inputs(&self) -> usize {
+        self.maps.len() - 1
+    }
+
+    /// The loops of the output's dimensions.
+    pub fn output(&self) -> &[usize] {
+        &self.maps[self.maps.len() - 1]
+    }
+}
+
+impl Graph {
+    /// Reads a module.
+    ///
+    /// # Errors
+    /// Names the first operation that the partitioner has no rule for.
+    pub fn read(module: Op<'_, '_>, grid: Grid) -> Result<Self, Error> {
+        let functions: Vec<Function<'_, '_>> = partitioned(module);
+        let index: HashMap<String, usize> =
+            functions.iter().enumerate().map(|(index, function)| (function.name(), index)).collect();
+        let functions = functions
+            .into_iter()
+            .map(|function| Reader::new(module, &index).function(function))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { grid, functions })
+    }
+}
+
+/// The functions that are partitioned: those with a body that are no units.
+pub fn partitioned<'c, 'a>(module: Op<'c, 'a>) -> Vec<Function<'c, 'a>> {
+    function::functions(module)
+        .into_iter()
+        .filter(|function| function.unit().is_none() && function.body().is_some())
+        .collect()
+}
+
+struct Reader<'m, 'c, 'a> {
+    module: Op<'c, 'a>,
+    functions: &'m HashMap<String, usize>,
+    known: HashMap<usize, usize>,
+    values: Vec<Value>,
+}
+
+impl<'m, 'c, 'a> Reader<'m, 'c, 'a> {
+    fn new(module: Op<'c, 'a>, functions: &'m HashMap<String, usize>) -> Self {
+        Self { module, functions, known: HashMap::new(), values: Vec::new() }
+    }
+
+    fn function(mut self, function: Function<'c, 'a>) -> Result<FunctionGraph, Error> {
+        use melior::ir::operation::OperationLike;
+        for argument in function.arguments() {
+            self.define(argument, None)?;
+        }
+        let mut nodes = Vec::new();
+        for operation in function.body().map(walk::operations).unwrap_or_default() {
+            nodes.push(self.node(operation)?);
+        }
+        for node in &nodes {
+            for &operand in &node.operands {
+                self.values[operand].uses += 1;
+            }
+        }
+        Ok(FunctionGraph {
+            name: function.name(),
+            public: function.is_public(),
+            location: render_location(function.0.location()),
+            arguments: function.argument_ports()?,
+            results: function.result_ports()?,
+            values: self.values,
+            nodes,
+        })
+    }
+
+    fn define(&mut self, value: Val<'c, 'a>, free: Option<Free>) -> Result<usize, Error> {
+        let index = self.values.len();
+        self.values.push(Value { r#type: TensorType::of(value)?, free, uses: 0 });
+        self.known.insert(ffi::value_key(value), index);
+        Ok(index)
+    }
+
+    fn operand(&self, value: Val<'c, 'a>, operation: Op<'c, 'a>) -> Result<usize, Error> {
+        self.known
+            .get(&ffi::value_key(value))
+            .copied()
+            .ok_or_else(|| Error::NoRule { location: location(operation), what: "a value from outside".into() })
+    }
+
+    fn operands(&self, values: &[Val<'c, 'a>], operation: Op<'c, 'a>) -> Result<Vec<usize>, Error> {
+        values.iter().map(|&value| self.operand(value, operation)).collect()
+    }
+
+    fn node(&mut self, operation: Op<'c, 'a>) -> Result<Node, Error> {
+        use melior::ir::operation::OperationLike;
+        let name = walk::name(operation);
+        let everything: Vec<Val<'c, 'a>> = operation.operands().collect();
+        let (kind, operands) = match name.as_str() {
+            "linalg.generic" => self.structured(operation)?,
+            "linalg.fill" if free(operation).is_none() => self.structured(operation)?,
+            "linalg.fill" | "tensor.empty" | "arith.constant" => (Kind::Inert, vec![]),
+            "shard.sharding" => return Ok(inert(operation)),
+            "shard.shard" => {
+                let splits = annotation(operation).ok_or_else(|| Error::NoRule {
+                    location: location(operation),
+                    what: "a sharding that is not a `shard.sharding` of this function".into(),
+                })?;
+                (Kind::Annotation(splits), self.operands(&everything[..1], operation)?)
+            }
+            "func.call" => (self.callee(operation)?, self.operands(&everything, operation)?),
+            "func.return" => (Kind::Return, self.operands(&everything, operation)?),
+            other => {
+                return Err(Error::NoRule { location: location(operation), what: format!("`{other}`") });
+            }
+        };
+        let results = operation
+            .results()
+            .map(|result| self.define(result.into(), free(operation)))
+            .collect::<Result<_, _>>()?;
+        Ok(Node { kind, operands, results, location: location(operation) })
+    }
+
+    fn structured(&self, operation: Op<'c, 'a>) -> Result<(Kind, Vec<usize>), Error> {
+        let generic = Generic::read(operation)?;
+        let values: Vec<Val<'c, 'a>> =
+            generic.inputs.iter().copied().chain([generic.init]).chain(generic.captures).collect();
+        let structured = Structured {
+            maps: generic.maps,
+            iterators: generic.iterators,
+            extents: generic.extents,
+            body: generic.body,
+        };
+        Ok((Kind::Structured(structured), self.operands(&values, operation)?))
+    }
+
+    fn callee(&self, call: Op<'c, 'a>) -> Result<Kind, Error> {
+        let unknown = || Error::NoRule { location: location(call), what: "a call of an unknown function".into() };
+        let callee = function::callee(self.module, call).ok_or_else(unknown)?;
+        if let Some(unit) = unit_of(callee) {
+            return Ok(Kind::Unit(unit));
+        }
+        self.functions.get(&callee.name()).copied().map(Kind::Call).ok_or_else(unknown)
+    }
+}
+
+fn inert(operation: Op<'_, '_>) -> Node {
+    Node { kind: Kind::Inert, operands: vec![], results: vec![], location: location(operation) }
+}
+
+/// Where an operation comes from.
+pub fn location(operation: Op<'_, '_>) -> String {
+    use melior::ir::operation::OperationLike;
+    render_location(operation.location())
+}
+
+/// What an operation's result is, if it can be made anew at any size.
+fn free(operation: Op<'_, '_>) -> Option<Free> {
+    use melior::ir::operation::OperationLike;
+    let result: Val<'_, '_> = operation.result(0).ok()?.into();
+    if walk::is(operation, "tensor.empty") {
+        return Some(Free::Empty);
+    }
+    let number = splat_value(result)?;
+    Some(if walk::is(operation, "linalg.fill") { Free::Fill(number) } else { Free::Splat(number) })
+}

@@ -1,0 +1,234 @@
+//! What becomes of every value: decided on plain data.
+
+use super::{
+    Error,
+    graph::{FunctionGraph, Graph, Kind},
+    sharding::Sharding,
+    walker::Walker,
+};
+
+/// The plan of a module: one entry a function that remains.
+#[derive(Debug)]
+pub struct Plan {
+    /// The functions.
+    pub functions: Vec<FunctionPlan>,
+}
+
+/// The plan of one function.
+#[derive(Debug)]
+pub struct FunctionPlan {
+    /// Which function of the graph.
+    pub function: usize,
+    /// How its arguments arrive.
+    pub arguments: Vec<Sharding>,
+    /// Which arguments are parameters.
+    pub stationary: Vec<bool>,
+    /// How its results leave.
+    pub results: Vec<Sharding>,
+    /// Its operations in their new order.
+    pub nodes: Vec<NodePlan>,
+}
+
+/// The plan of one operation.
+#[derive(Debug)]
+pub struct NodePlan {
+    /// Which operation of the function.
+    pub node: usize,
+    /// Its operands, as values of the function.
+    pub operands: Vec<usize>,
+    /// Changes of sharding just before it.
+    pub reshards: Vec<Reshard>,
+    /// The sharding in which it takes each operand.
+    pub forms: Vec<Sharding>,
+    /// How its results lie.
+    pub results: Vec<Sharding>,
+    /// The axis of each loop of a structured operation.
+    pub factors: Vec<Option<usize>>,
+    /// The plan of the function that it calls.
+    pub callee: Option<usize>,
+    /// The axis over which a lookup is masked.
+    pub masked: Option<usize>,
+}
+
+/// A change of sharding of a value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reshard {
+    /// The value.
+    pub value: usize,
+    /// Which of its forms to start from.
+    pub from: Sharding,
+    /// The form wanted.
+    pub to: Sharding,
+}
+
+/// Plans a module.
+///
+/// # Errors
+/// See [`Error`].
+pub fn plan(graph: &Graph) -> Result<Plan, Error> {
+    let annotations = graph
+        .functions
+        .iter()
+        .map(|function| annotations(graph, function))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut planner = Planner { graph, annotations, plans: Vec::new(), active: Vec::new() };
+    for (index, function) in graph.functions.iter().enumerate().filter(|(_, function)| function.public) {
+        let arguments = planner.entry_arguments(index);
+        let stationary = function.arguments.iter().map(|port| is_state(&port.name)).collect();
+        planner.function(index, arguments, stationary)?;
+    }
+    Ok(Plan { functions: planner.plans })
+}
+
+/// Whether an argument is a parameter or what an optimizer keeps of it.
+fn is_state(name: &str) -> bool {
+    ["param/", "m/", "v/"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// The annotated sharding of each argument of a function, after checking every annotation in it.
+fn annotations(graph: &Graph, function: &FunctionGraph) -> Result<Vec<Option<Sharding>>, Error> {
+    let mut arguments: Vec<Option<Sharding>> = vec![None; function.arguments.len()];
+    for node in &function.nodes {
+        if let Kind::Annotation(splits) = &node.kind {
+            let shape = &function.values[node.operands[0]].r#type.shape;
+            let sharding = checked(graph, &node.location, shape, splits)?;
+            if let Some(argument) = arguments.get_mut(node.operands[0]) {
+                argument.get_or_insert(sharding);
+            }
+        }
+    }
+    Ok(arguments)
+}
+
+/// An annotation as a sharding; axes of one device split nothing.
+fn checked(
+    graph: &Graph,
+    location: &str,
+    shape: &[u64],
+    splits: &[Option<usize>],
+) -> Result<Sharding, Error> {
+    let axes = &graph.grid.axes;
+    let bad = |problem| Error::Annotation {
+        location: location.to_owned(),
+        splits: splits.to_vec(),
+        axes: axes.len(),
+        problem,
+    };
+    for (dimension, axis) in splits.iter().enumerate() {
+        let Some(axis) = *axis else { continue };
+        let named = axes.get(axis).ok_or_else(|| bad("it names an axis that the grid lacks"))?;
+        if named.size == 0 {
+            return Err(bad("an axis has no devices"));
+        }
+        if splits[..dimension].contains(&Some(axis)) {
+            return Err(bad("it names an axis twice"));
+        }
+        if shape[dimension] % u64::from(named.size) != 0 {
+            return Err(Error::Indivisible {
+                location: location.to_owned(),
+                dimension,
+                extent: shape[dimension],
+                axis: named.name.clone(),
+                size: named.size,
+            });
+        }
+    }
+    let real = |axis: &Option<usize>| axis.filter(|&axis| axes[axis].size > 1);
+    Ok(Sharding::split(splits.iter().map(real).collect::<Vec<_>>()))
+}
+
+/// Plans functions from the entry down.
+pub struct Planner<'g> {
+    /// The module.
+    pub graph: &'g Graph,
+    annotations: Vec<Vec<Option<Sharding>>>,
+    /// What is planned so far; a callee stands before its callers.
+    pub plans: Vec<FunctionPlan>,
+    active: Vec<usize>,
+}
+
+impl Planner<'_> {
+    /// Annotated arguments as annotated, an optimizer's state like its parameter, the others whole.
+    fn entry_arguments(&self, index: usize) -> Vec<Sharding> {
+        let ports = self.graph.functions[index].arguments.iter().zip(&self.annotations[index]);
+        ports
+            .map(|(port, annotation)| {
+                let like = || self.parameter(index, &port.name, &port.r#type.shape);
+                let whole = || Sharding::replicated(port.r#type.shape.len());
+                annotation.clone().or_else(like).unwrap_or_else(whole)
+            })
+            .collect()
+    }
+
+    /// How the parameter lies that a moment, a gradient or an updated parameter belongs to.
+    pub fn parameter(&self, index: usize, name: &str, shape: &[u64]) -> Option<Sharding> {
+        let (prefix, rest) = name.split_once('/')?;
+        if !["param", "m", "v", "grad"].contains(&prefix) {
+            return None;
+        }
+        let function = &self.graph.functions[index];
+        let wanted = format!("param/{rest}");
+        let at = function.arguments.iter().position(|port| port.name == wanted)?;
+        let whole = || Sharding::replicated(shape.len());
+        (function.arguments[at].r#type.shape == shape)
+            .then(|| self.annotations[index][at].clone().unwrap_or_else(whole))
+    }
+
+    /// Plans a function for these arguments; returns its place among the plans.
+    fn function(
+        &mut self,
+        index: usize,
+        arguments: Vec<Sharding>,
+        stationary: Vec<bool>,
+    ) -> Result<usize, Error> {
+        let function = &self.graph.functions[index];
+        if self.active.contains(&index) {
+            let (location, name) = (function.location.clone(), function.name.clone());
+            return Err(Error::Recursive { location, name });
+        }
+        self.active.push(index);
+        let (nodes, results) = Walker::new(self, index, &arguments, &stationary).walk()?;
+        self.active.pop();
+        self.plans.push(FunctionPlan { function: index, arguments, stationary, results, nodes });
+        Ok(self.plans.len() - 1)
+    }
+
+    /// The plan of the function that a call calls. Operands that the callee annotates arrive so; parameters arrive
+    /// as they are, and a callee has a plan for each way in which they do; the others arrive as at its first call.
+    pub fn call(
+        &mut self,
+        callee: usize,
+        location: &str,
+        operands: &[(Sharding, bool)],
+    ) -> Result<usize, Error> {
+        let (mut arguments, mut stationary) = (Vec::new(), Vec::new());
+        for (argument, ((found, parameter), annotation)) in
+            operands.iter().zip(&self.annotations[callee]).enumerate()
+        {
+            if let Some(expected) = annotation
+                && *parameter
+                && expected != found
+            {
+                return Err(Error::Disagree {
+                    location: location.to_owned(),
+                    callee: self.graph.functions[callee].name.clone(),
+                    argument,
+                    found: found.splits.clone(),
+                    expected: expected.splits.clone(),
+                });
+            }
+            arguments.push(annotation.as_ref().unwrap_or(found).clone());
+            stationary.push(*parameter || annotation.is_some());
+        }
+        let known = self.plans.iter().position(|plan| {
+            let parameters = plan.arguments.iter().zip(&arguments).zip(&stationary);
+            plan.function == callee
+                && plan.stationary == stationary
+                && parameters.into_iter().all(|((theirs, ours), fixed)| !fixed || theirs == ours)
+        });
+        match known {
+            Some(known) => Ok(known),
+            None => self.function(callee, arguments, stationary),
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Plans one function: a walk over its operations, in which every value gets its sharding where it is made and is
+//! brought into others where they are needed.
+
+use std::collections::HashMap;
+
+use t3c_ir::{ScalarOp, units::Unit};
+use t3c_schedule::Reduction;
+
+use super::{
+    Error,
+    chains::{Order, reorder},
+    graph::{Free, FunctionGraph, Kind, Node, Structured},
+    linear::is_linear,
+    loops::{Claim, assign},
+    plan::{NodePlan, Planner, Reshard},
+    sharding::{Sharding, cost},
+    units,
+};
+
+/// The state of the walk.
+pub struct Walker<'p, 'g> {
+    planner: &'p mut Planner<'g>,
+    index: usize,
+    function: &'g FunctionGraph,
+    /// The shardings in which each value exists so far; the first is the one it was made in.
+    forms: Vec<Vec<Sharding>>,
+    stationary: Vec<bool>,
+    reshards: Vec<Reshard>,
+}
+
+/// What is decided about a structured operation.
+struct Decision {
+    factors: Vec<Option<usize>>,
+    /// Axes along which operands stay partial.
+    through: Vec<usize>,
+    result: Sharding,
+}
+
+impl<'p, 'g> Walker<'p, 'g> {
+    /// A walk over function `index`, whose arguments arrive like this.
+    pub fn new(planner: &'p mut Planner<'g>, index: usize, arguments: &[Sharding], fixed: &[bool]) -> Self {
+        let function = &planner.graph.functions[index];
+        let mut forms = vec![vec![]; function.values.len()];
+        let mut stationary = vec![false; function.values.len()];
+        for (value, sharding) in arguments.iter().enumerate() {
+            forms[value] = vec![sharding.clone()];
+            stationary[value] = fixed[value];
+        }
+        Self { planner, index, function, forms, stationary, reshards: vec![] }
+    }
+
+    /// Plans every operation; returns the plans and the shardings of the function's results.
+    pub fn walk(mut self) -> Result<(Vec<NodePlan>, Vec<Sharding>), Error> {
+        let function = self.function;
+        let order = Order::of(function);
+        let mut reordered: HashMap<usize, Vec<usize>> = HashMap::new();
+        let (mut plans, mut results) = (Vec::with_capacity(order.nodes.len()), Vec::new());
+        for &index in &order.nodes {
+            let node = &function.nodes[index];
+            if let Some(sum) = order.begins(index) {
+                let partial = |value: usize| function.values[value].uses == 1 && !self.made(value).partial.is_empty();
+                let operands = reorder(function, sum, partial);
+                reordered.extend(sum.iter().copied().zip(operands));
+            }
+            let operands = reordered.remove(&index).unwrap_or_else(|| node.operands.clone());
+            let mut plan = self.node(index, node, operands)?;
+            plan.reshards = std::mem::take(&mut self.reshards);
+            for (&result, sharding) in node.results.iter().zip(&plan.results) {
+                self.forms[result] = vec![sharding.clone()];
+            }
+            if matches!(node.kind, Kind::Return) {
+                results = plan.forms.clone();
+            }
+            plans.push(plan);
+        }
+        Ok((plans, results))
+    }
+
+    fn node(&mut self, index: usize, node: &'g Node, operands: Vec<usize>) -> Result<NodePlan, Error> {
+        let mut plan = NodePlan {
+            node: index,
+            operands,
+            reshards: vec![],
+            forms: vec![],
+            results: vec![],
+            factors: vec![],
+            callee: None,
+            masked: None,
+        };
+        match &node.kind {
+            Kind::Inert => {
+                let whole = |&value: &usize| Sharding::replicated(self.rank(value));
+                plan.results = node.results.iter().map(whole).collect();
+            }
+            Kind::Annotation(splits) => self.annotation(&mut plan, node, splits),
+            Kind::Structured(structured) => self.structured(&mut plan, node, structured)?,
+            Kind::Unit(unit) => self.unit(&mut plan, unit),
+            Kind::Call(callee) => self.call(&mut plan, node, *callee)?,
+            Kind::Return => plan.forms = self.returned(&plan.operands),
+        }
+        for (&value, form) in plan.operands.iter().zip(&plan.forms) {
+            self.want(value, form);
+        }
+        Ok(plan)
+    }
+
+    fn rank(&self, value: usize) -> usize {
+        self.function.values[value].r#type.shape.len()
+    }
+
+    fn bytes(&self, value: usize) -> u64 {
+        let r#type = &self.function.values[value].r#type;
+        r#type.elements() * u64::from(r#type.element.bytes())
+    }
+
+    fn free(&self, value: usize) -> Option<Free> {
+        self.function.values[value].free
+    }
+
+    fn is_zero(&self, value: usize) -> bool {
+        matches!(self.free(value), Some(Free::Fill(number) | Free::Splat(number)) if number == 0.0)
+    }
+
+    /// How a value was made.
+    fn made(&self, value: usize) -> &Sharding {
+        &self.forms[value][0]
+    }
+
+    /// The form of `value` from which `to` costs least, and what it costs.
+    fn cheapest(&self, value: usize, to: &Sharding) -> (u64, usize) {
+        let forms = self.forms[value].iter().enumerate();
+        let price = |from: &Sharding| {
+            // A form that misses contributions to `to` cannot be brought back to partial.
+            let reachable = to.partial.iter().all(|entry| from.partial.contains(entry));
+            if reachable { cost(from, to, self.bytes(value), &self.planner.graph.grid) } else { u64::MAX }
+        };
+        forms.map(|(index, from)| (price(from), index)).min().unwrap_or_default()
+    }
+
+    /// Sees to it that `value` exists as `to`.
+    fn want(&mut self, value: usize, to: &Sharding) {
+        if self.free(value).is_some() || self.forms[value].contains(to) {
+            return;
+        }
+        let from = self.forms[value][self.cheapest(value, to).1].clone();
+        self.reshards.push(Reshard { value, from, to: to.clone() });
+        self.forms[value].push(to.clone());
+    }
+
+    fn annotation(&mut self, plan: &mut NodePlan, node: &Node, splits: &[Option<usize>]) {
+        let real = |axis: &Option<usize>| axis.filter(|&axis| self.planner.graph.grid.axes[axis].size > 1);
+        let wanted = Sharding::split(splits.iter().map(real).collect::<Vec<_>>());
+        self.stationary[node.results[0]] = self.stationary[plan.operands[0]];
+        plan.forms = vec![wanted.clone()];
+        plan.results = vec![wanted];
+    }
+
+    fn unit(&self, plan: &mut NodePlan, unit: &Unit) {
+        let splits: Vec<&[Option<usize>]> =
+            plan.operands.iter().map(|&value| self.made(value).splits.as_slice()).collect();
+        let sharding = units::sharding(unit.kind, &splits);
+        plan.forms = sharding.operands;
+        plan.results = sharding.results;
+        plan.masked = sharding.masked;
+    }
+
+    fn call(&mut self, plan: &mut NodePlan, node: &Node, callee: usize) -> Result<(), Error> {
+        let operands: Vec<(Sharding, bool)> =
+            plan.operands.iter().map(|&value| (self.made(value).resolved(), self.stationary[value])).collect();
+        let planned = self.planner.call(callee, &node.location, &operands)?;
+        let called = &self.planner.plans[planned];
+        plan.forms = called.arguments.clone();
+        plan.results = called.results.clone();
+        plan.callee = Some(planned);
+        Ok(())
+    }
+
+    /// Results leave complete; those that belong to a parameter of the entry lie like it.
+    fn returned(&self, operands: &[usize]) -> Vec<Sharding> {
+        let ports = operands.iter().zip(&self.function.results);
+        ports
+            .map(|(&value, port)| {
+                let own = || self.made(value).resolved();
+                let entry = self.function.public;
+                let like = entry.then(|| self.planner.parameter(self.index, &port.name, &port.r#type.shape));
+                like.flatten().unwrap_or_else(own)
+            })
+            .collect()
+    }
+
+    fn structured(
+        &mut self,
+        plan: &mut NodePlan,
+        node: &'g Node,
+        structured: &'g Structured,
+    ) -> Result<(), Error> {
+        let inputs = structured.inputs();
+        let captures = &plan.operands[inputs + 1..];
+        if captures.iter().any(|&value| self.made(value).is_split()) {
+            return Err(Error::Captured { location: node.location.clone() });
+        }
+        let decision = self.decide(&plan.operands, node, structured)?;
+        for (&value, map) in plan.operands[..inputs].iter().zip(&structured.maps) {
+            plan.forms.push(self.form(value, map, &decision.factors, &decision.through));
+        }
+        plan.forms.push(decision.result.resolved());
+        for &value in captures {
+            plan.forms.push(Sharding::replicated(self.rank(value)));
+        }
+        plan.factors = decision.factors;
+        plan.results = vec![decision.result];
+        Ok(())
+    }
+
+    /// The sharding in which an operation with these loop axes takes an operand.
+    fn form(&self, value: usize, map: &[usize], factors: &[Option<usize>], through: &[usize]) -> Sharding {
+        let kept = |entry: &&(usize, Reduction)| through.contains(&entry.0);
+        Sharding {
+            splits: map.iter().map(|&at| factors[at]).collect(),
+            partial: self.made(value).partial.iter().filter(kept).copied().collect(),
+        }
+    }
+
+    fn decide(
+        &self,
+        operands: &[usize],
+        node: &'g Node,
+        structured: &'g Structured,
+    ) -> Result<Decision, Error> {
+        let inputs = &operands[..structured.inputs()];
+        let init = operands[structured.inputs()];
+        let claimed = |&value: &usize| self.free(value).is_none();
+        let claims: Vec<Claim<'_>> = inputs
+            .iter()
+            .chain([&init])
+            .zip(&structured.maps)
+            .filter(|(value, _)| claimed(value))
+            .map(|(&value, map)| {
+                Claim { map, splits: &self.made(value).splits, stationary: self.stationary[value] }
+            })
+            .collect();
+        let axes = self.planner.graph.grid.axes.len();
+        let through: Vec<usize> = (0..axes)
+            .filter(|&axis| {
+                let split = claims.iter().any(|claim| claim.splits.contains(&Some(axis)));
+                !split && self.passes(axis, inputs, init, structured, node.results[0])
+            })
+            .collect();
+        let output = structured.output();
+        let factors = assign(structured.iterators.len(), axes, &claims, |factors| {
+            self.price(inputs, structured, factors, &through, node.results[0])
+        });
+        let mut partial: Vec<(usize, Reduction)> =
+            through.iter().map(|&axis| (axis, Reduction::Sum)).collect();
+        for (at, axis) in factors.iter().enumerate() {
+            if let Some(axis) = *axis
+                && !output.contains(&at)
+            {
+                partial.push((axis, self.reduction(node, structured, init)?));
+            }
+        }
+        partial.sort_by_key(|entry| entry.0);
+        let splits = output.iter().map(|&at| factors[at]).collect();
+        Ok(Decision { factors, through, result: Sharding { splits, partial } })
+    }
+
+    /// Whether contributions along `axis` go through the operation and leave a contribution: it is linear in
+    /// them, nothing else reads them, and what is combined later is no larger.
+    fn passes(
+        &self,
+        axis: usize,
+        inputs: &[usize],
+        init: usize,
+        structured: &Structured,
+        result: usize,
+    ) -> bool {
+        let partial = |value: usize| self.made(value).partial_on(axis);
+        let contributions: Vec<usize> =
+            inputs.iter().copied().filter(|&value| partial(value).is_some()).collect();
+        let largest = contributions.iter().map(|&value| self.bytes(value)).max();
+        let accumulates = structured.body.reads_output();
+        let mut chosen: Vec<bool> =
+            inputs.iter().map(|&value| partial(value).is_some() || self.is_zero(value)).collect();
+        chosen.push(accumulates);
+        let single = |&value: &usize| self.function.values[value].uses == 1;
+        largest.is_some_and(|largest| self.bytes(result) <= largest)
+            && contributions.iter().all(|&value| partial(value) == Some(Reduction::Sum))
+            && contributions.iter().all(single)
+            && (!accumulates || self.is_zero(init))
+            && is_linear(&structured.body, &chosen)
+    }
+
+    /// Bytes moved, then work.
+    fn price(
+        &self,
+        inputs: &[usize],
+        structured: &Structured,
+        factors: &[Option<usize>],
+        through: &[usize],
+        result: usize,
+    ) -> (u64, u64) {
+        let grid = &self.planner.graph.grid;
+        let mut bytes = 0u64;
+        for (&value, map) in inputs.iter().zip(&structured.maps) {
+            if self.free(value).is_none() {
+                let form = self.form(value, map, factors, through);
+                bytes = bytes.saturating_add(self.cheapest(value, &form).0);
+            }
+        }
+        let output = structured.output();
+        let whole = Sharding::split(output.iter().map(|&at| factors[at]).collect::<Vec<_>>());
+        let reduced = (0..factors.len()).filter(|at| !output.contains(at));
+        let partial =
+            reduced.filter_map(|at| factors[at]).map(|axis| (axis, Reduction::Sum)).collect::<Vec<_>>();
+        let made = Sharding { partial, ..whole.clone() };
+        bytes = bytes.saturating_add(cost(&made, &whole, self.bytes(result), grid));
+        let local = Sharding::split(factors).local(&structured.extents, grid);
+        (bytes, local.iter().fold(1, |work, &extent| work.saturating_mul(extent)))
+    }
+
+    /// How contributions to a reduction over a split loop combine.
+    fn reduction(&self, node: &Node, structured: &Structured, init: usize) -> Result<Reduction, Error> {
+        let location = || node.location.clone();
+        match structured.body.combiner() {
+            Some((ScalarOp::AddF, _)) if self.is_zero(init) => Ok(Reduction::Sum),
+            Some((ScalarOp::AddF, _)) => Err(Error::Init { location: location() }),
+            Some((ScalarOp::MaxF, _)) if self.free(init).is_some() => Ok(Reduction::Max),
+            Some((ScalarOp::MaxF, _)) => Err(Error::Init { location: location() }),
+            _ => Err(Error::Reduction { location: location() }),
+        }
+    }
+}
