@@ -31,8 +31,8 @@ impl Order {
         }
         sums.iter_mut().for_each(|sum| sum.reverse());
         let mut nodes = Vec::with_capacity(function.nodes.len());
-        for node in 0..function.nodes.len() {
-            match owner[node] {
+        for (node, &sum) in owner.iter().enumerate() {
+            match sum {
                 None => nodes.push(node),
                 Some(sum) if sums[sum].last() == Some(&node) => nodes.extend(&sums[sum]),
                 Some(_) => {}
@@ -82,7 +82,8 @@ pub fn reorder(function: &FunctionGraph, sum: &[usize], first: impl Fn(usize) ->
     sum.iter()
         .map(|&node| {
             let operands = &function.nodes[node].operands;
-            let term = |value: usize| if inner.contains(&value) { None } else { terms.next() }.unwrap_or(value);
+            let term =
+                |value: usize| if inner.contains(&value) { None } else { terms.next() }.unwrap_or(value);
             operands[..2].iter().copied().map(term).chain(operands[2..].iter().copied()).collect()
         })
         .collect()

@@ -121,7 +121,9 @@ impl<'r, 'c, 'a> Emitter<'r, 'c, 'a> {
             Step::AllSlice { axis, dimension } => {
                 on("shard.all_slice", axis, Some(("slice_axis", dimension)), None)?
             }
-            Step::AllToAll { axis, split, concat } => self.all_to_all(axis, (split, concat), value, result, b)?,
+            Step::AllToAll { axis, split, concat } => {
+                self.all_to_all(axis, (split, concat), value, result, b)?
+            }
         })
     }
 
@@ -171,6 +173,27 @@ impl<'r, 'c, 'a> Emitter<'r, 'c, 'a> {
         Ok(offset)
     }
 
+    /// `value` on the first device along `axes`, zero on the others: so that a sum adds it once.
+    pub fn once(
+        &mut self,
+        value: Val<'c, 'a>,
+        axes: &[usize],
+        b: &Builder<'c, 'a>,
+    ) -> Result<Val<'c, 'a>, Error> {
+        let mut value = value;
+        for &axis in axes {
+            let (r#type, coordinate) = (TensorType::of(value)?, self.offset(axis, 1, b)?);
+            let all: String = ('a'..='z').take(r#type.shape.len()).collect();
+            value =
+                b.structured(&format!("{all},->{all}"), &[value, coordinate], r#type.element, 0.0, |body| {
+                    let (none, zero) = (body.int(0), body.constant(0.0, r#type.element));
+                    let first = body.cmp_i(Predicate::Eq, Ref::Arg(1), none);
+                    body.select(first, Ref::Arg(0), zero)
+                })?;
+        }
+        Ok(value)
+    }
+
     /// Rows of a table of which every device has some: other devices' rows are zero.
     pub fn masked_lookup(
         &mut self,
@@ -194,12 +217,14 @@ impl<'r, 'c, 'a> Emitter<'r, 'c, 'a> {
         let local = b.structured(&format!("{n},->{n}"), &[ids, offset], ids_type.element, 0.0, |body| {
             let (id, zero, own) = own(body, 0, 1);
             let id = body.select(own, id, zero);
-            if ids_type.element == Element::I64 { id } else { body.push(ScalarOp::IntCast, &[id], ids_type.element) }
+            if ids_type.element == Element::I64 {
+                id
+            } else {
+                body.push(ScalarOp::IntCast, &[id], ids_type.element)
+            }
         })?;
-        let result = TensorType::new(
-            [ids_type.shape.as_slice(), &table_type.shape[1..]].concat(),
-            table_type.element,
-        );
+        let result =
+            TensorType::new([ids_type.shape.as_slice(), &table_type.shape[1..]].concat(), table_type.element);
         let found = b.call(symbol, &[table, local], std::slice::from_ref(&result))?[0];
         let all: String = ('a'..='z').take(result.shape.len()).collect();
         Ok(b.structured(&format!("{all},{n},->{all}"), &[found, ids, offset], result.element, 0.0, |body| {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use melior::ir::operation::OperationLike;
 use t3c_ir::{
     Generic, Iterator, Op, ScalarBody, TensorType, Val,
     context::render_location,
@@ -159,7 +160,6 @@ impl<'m, 'c, 'a> Reader<'m, 'c, 'a> {
     }
 
     fn function(mut self, function: Function<'c, 'a>) -> Result<FunctionGraph, Error> {
-        use melior::ir::operation::OperationLike;
         for argument in function.arguments() {
             self.define(argument, None)?;
         }
@@ -191,10 +191,10 @@ impl<'m, 'c, 'a> Reader<'m, 'c, 'a> {
     }
 
     fn operand(&self, value: Val<'c, 'a>, operation: Op<'c, 'a>) -> Result<usize, Error> {
-        self.known
-            .get(&ffi::value_key(value))
-            .copied()
-            .ok_or_else(|| Error::NoRule { location: location(operation), what: "a value from outside".into() })
+        self.known.get(&ffi::value_key(value)).copied().ok_or_else(|| Error::NoRule {
+            location: location(operation),
+            what: "a value from outside".into(),
+        })
     }
 
     fn operands(&self, values: &[Val<'c, 'a>], operation: Op<'c, 'a>) -> Result<Vec<usize>, Error> {
@@ -202,7 +202,6 @@ impl<'m, 'c, 'a> Reader<'m, 'c, 'a> {
     }
 
     fn node(&mut self, operation: Op<'c, 'a>) -> Result<Node, Error> {
-        use melior::ir::operation::OperationLike;
         let name = walk::name(operation);
         let everything: Vec<Val<'c, 'a>> = operation.operands().collect();
         let (kind, operands) = match name.as_str() {
@@ -244,7 +243,8 @@ impl<'m, 'c, 'a> Reader<'m, 'c, 'a> {
     }
 
     fn callee(&self, call: Op<'c, 'a>) -> Result<Kind, Error> {
-        let unknown = || Error::NoRule { location: location(call), what: "a call of an unknown function".into() };
+        let unknown =
+            || Error::NoRule { location: location(call), what: "a call of an unknown function".into() };
         let callee = function::callee(self.module, call).ok_or_else(unknown)?;
         if let Some(unit) = unit_of(callee) {
             return Ok(Kind::Unit(unit));
@@ -259,13 +259,11 @@ fn inert(operation: Op<'_, '_>) -> Node {
 
 /// Where an operation comes from.
 pub fn location(operation: Op<'_, '_>) -> String {
-    use melior::ir::operation::OperationLike;
     render_location(operation.location())
 }
 
 /// What an operation's result is, if it can be made anew at any size.
 fn free(operation: Op<'_, '_>) -> Option<Free> {
-    use melior::ir::operation::OperationLike;
     let result: Val<'_, '_> = operation.result(0).ok()?.into();
     if walk::is(operation, "tensor.empty") {
         return Some(Free::Empty);

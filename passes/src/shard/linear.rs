@@ -40,9 +40,9 @@ fn degree(value: Ref, chosen: &[bool], degrees: &[Degree]) -> Degree {
 
 fn combine(op: ScalarOp, operands: &[Degree]) -> Degree {
     match (op, operands) {
-        (ScalarOp::Const(number), _) if number == 0.0 => Zero,
+        (ScalarOp::Const(0.0), _) => Zero,
         (ScalarOp::AddF | ScalarOp::SubF, &[x, y]) => sum(x, y),
-        (ScalarOp::Select, &[condition, x, y]) if matches!(condition, Zero | Constant) => sum(x, y),
+        (ScalarOp::Select, &[Zero | Constant, x, y]) => sum(x, y),
         (ScalarOp::MulF, [Linear, Zero | Constant] | [Zero | Constant, Linear]) => Linear,
         (ScalarOp::DivF, [Linear, Constant]) => Linear,
         (ScalarOp::NegF | ScalarOp::FloatCast, &[x]) => x,

@@ -24,6 +24,7 @@ mod emit;
 mod graph;
 mod linear;
 mod loops;
+mod pass;
 mod plan;
 mod rewrite;
 mod sharding;
@@ -36,6 +37,7 @@ mod tests;
 use t3c_ir::{Op, function, walk};
 use t3c_schedule::Reduction;
 
+pub use pass::Shard;
 pub use sharding::{Sharding, Step};
 
 /// Why a module cannot be partitioned. The module is left as it was.
@@ -91,17 +93,10 @@ pub enum Error {
         /// Where the operation comes from.
         location: String,
     },
-    /// A reduction over a split loop that starts from something that every device would add.
-    #[error(
-        "{location}: sums over a split dimension from an initial value that every device would add: start from \
-         zero and add the value after the sum"
-    )]
-    Init {
-        /// Where the operation comes from.
-        location: String,
-    },
     /// A parameter arrives at a function that annotates it in another way.
-    #[error("{location}: argument {argument} of `{callee}` is a parameter split {found:?}, but is annotated {expected:?}")]
+    #[error(
+        "{location}: argument {argument} of `{callee}` is a parameter split {found:?}, but is annotated {expected:?}"
+    )]
     Disagree {
         /// Where the call comes from.
         location: String,
@@ -123,7 +118,9 @@ pub enum Error {
         name: String,
     },
     /// An operation that the partitioner does not know.
-    #[error("{location}: no sharding rule for {what}: expected linalg.generic, fills, constants, calls and units")]
+    #[error(
+        "{location}: no sharding rule for {what}: expected linalg.generic, fills, constants, calls and units"
+    )]
     NoRule {
         /// Where the operation comes from.
         location: String,
@@ -135,16 +132,32 @@ pub enum Error {
     Ir(#[from] t3c_ir::Error),
 }
 
-/// Partitions a module in place. A module without annotations and without a grid is left alone.
+impl Error {
+    /// Where the operation or function comes from that the error is about.
+    pub fn location(&self) -> Option<&str> {
+        match self {
+            Error::Indivisible { location, .. }
+            | Error::Annotation { location, .. }
+            | Error::NoGrid { location }
+            | Error::Captured { location }
+            | Error::Reduction { location }
+            | Error::Disagree { location, .. }
+            | Error::Recursive { location, .. }
+            | Error::NoRule { location, .. } => Some(location),
+            Error::Ir(_) => None,
+        }
+    }
+}
+
+/// Partitions a module in place. A module without annotations is left alone.
 ///
 /// # Errors
 /// See [`Error`]; the module is unchanged then, except for [`Error::Ir`] from MLIR while it is rewritten.
 pub fn partition(module: Op<'_, '_>) -> Result<(), Error> {
+    let annotated = walk::walk(module).into_iter().find(|operation| walk::is(*operation, "shard.shard"));
+    let Some(annotation) = annotated else { return Ok(()) };
     let Some((symbol, grid)) = function::grid(module) else {
-        return match walk::walk(module).into_iter().find(|operation| walk::is(*operation, "shard.shard")) {
-            Some(annotation) => Err(Error::NoGrid { location: graph::location(annotation) }),
-            None => Ok(()),
-        };
+        return Err(Error::NoGrid { location: graph::location(annotation) });
     };
     let graph = graph::Graph::read(module, grid)?;
     let plan = plan::plan(&graph)?;

@@ -1,5 +1,7 @@
 //! What becomes of every value: decided on plain data.
 
+use t3c_schedule::chunks::divides;
+
 use super::{
     Error,
     graph::{FunctionGraph, Graph, Kind},
@@ -48,6 +50,8 @@ pub struct NodePlan {
     pub callee: Option<usize>,
     /// The axis over which a lookup is masked.
     pub masked: Option<usize>,
+    /// The axes along which only the first device starts from the initial value, the others from zero.
+    pub once: Vec<usize>,
 }
 
 /// A change of sharding of a value.
@@ -66,11 +70,8 @@ pub struct Reshard {
 /// # Errors
 /// See [`Error`].
 pub fn plan(graph: &Graph) -> Result<Plan, Error> {
-    let annotations = graph
-        .functions
-        .iter()
-        .map(|function| annotations(graph, function))
-        .collect::<Result<Vec<_>, _>>()?;
+    let annotations =
+        graph.functions.iter().map(|function| annotations(graph, function)).collect::<Result<Vec<_>, _>>()?;
     let mut planner = Planner { graph, annotations, plans: Vec::new(), active: Vec::new() };
     for (index, function) in graph.functions.iter().enumerate().filter(|(_, function)| function.public) {
         let arguments = planner.entry_arguments(index);
@@ -123,7 +124,7 @@ fn checked(
         if splits[..dimension].contains(&Some(axis)) {
             return Err(bad("it names an axis twice"));
         }
-        if shape[dimension] % u64::from(named.size) != 0 {
+        if !divides(shape[dimension], named.size) {
             return Err(Error::Indivisible {
                 location: location.to_owned(),
                 dimension,

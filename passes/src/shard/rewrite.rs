@@ -1,6 +1,6 @@
 //! Carries a plan out: every function is written anew, before its terminator, and what was there is erased.
 
-use melior::ir::operation::OperationLike;
+use melior::ir::{BlockLike, operation::OperationLike};
 use t3c_ir::{
     Builder, Op, TensorType, Val,
     attributes::{string, string_attr},
@@ -39,7 +39,7 @@ pub fn rewrite(module: Op<'_, '_>, grid: &str, graph: &Graph, plan: &Plan) -> Re
     for (planned, &target) in plan.functions.iter().zip(&targets) {
         let function = &graph.functions[planned.function];
         let emitter = Emitter::new(target, (grid, &graph.grid), function)?;
-        Rewriter { emitter, module, graph, function, plan, planned, names: &names }.rewrite(target)?;
+        Rewriter { emitter, module, graph, function, planned, names: &names }.rewrite(target)?;
     }
     for (original, _) in originals.iter().zip(&copies).filter(|(_, copies)| **copies == 0) {
         ffi::erase(original.0);
@@ -54,7 +54,6 @@ fn duplicate<'c, 'a>(
     original: Function<'c, 'a>,
     copy: usize,
 ) -> Result<(Function<'c, 'a>, String), Error> {
-    use melior::ir::BlockLike;
     let free = |name: &String| function::function(module, name).is_none();
     let name = (copy..).map(|number| format!("{}_{number}", original.name())).find(free).unwrap_or_default();
     let body = walk::body(module).ok_or_else(|| t3c_ir::Error::at(module, "is no module"))?;
@@ -84,8 +83,11 @@ fn local_ports(ports: &[Port], shardings: &[Sharding], grid: &Grid) -> Vec<Port>
             .iter()
             .map(|axis| axis.map_or_else(|| "-1".to_owned(), |axis| axis.to_string()))
             .collect();
-        let text =
-            if splits.is_empty() { "array<i64>".to_owned() } else { format!("array<i64: {}>", splits.join(", ")) };
+        let text = if splits.is_empty() {
+            "array<i64>".to_owned()
+        } else {
+            format!("array<i64: {}>", splits.join(", "))
+        };
         let mut local = port.clone();
         local.r#type.shape = sharding.local(&port.r#type.shape, grid);
         local.attributes.retain(|(name, _)| name != SPLIT);
@@ -101,7 +103,6 @@ struct Rewriter<'r, 'c, 'a> {
     module: Op<'c, 'a>,
     graph: &'r Graph,
     function: &'r FunctionGraph,
-    plan: &'r Plan,
     planned: &'r FunctionPlan,
     names: &'r [String],
 }
@@ -184,7 +185,7 @@ impl<'c, 'a> Rewriter<'_, 'c, 'a> {
         let mut generic = t3c_ir::Generic::read(old)?;
         let inputs = generic.inputs.len();
         generic.inputs = operands[..inputs].to_vec();
-        generic.init = operands[inputs];
+        generic.init = self.emitter.once(operands[inputs], &plan.once, b)?;
         generic.captures = operands[inputs + 1..].to_vec();
         generic.extents = Sharding::split(plan.factors.clone()).local(&generic.extents, &self.graph.grid);
         let node = &self.function.nodes[plan.node];
@@ -214,20 +215,24 @@ impl<'c, 'a> Rewriter<'_, 'c, 'a> {
         };
         let symbol = units::ensure(self.module, &local)?;
         match plan.masked {
-            Some(axis) => Ok(vec![self.emitter.masked_lookup(&symbol, axis, (operands[0], operands[1]), b)?]),
+            Some(axis) => {
+                Ok(vec![self.emitter.masked_lookup(&symbol, axis, (operands[0], operands[1]), b)?])
+            }
             None => Ok(b.call(&symbol, &operands, &local.results)?),
         }
     }
 
     /// Erases what was rewritten, users first, and constants that nothing uses any more.
     fn erase_old(&self) {
-        let nodes = self.function.nodes.iter().enumerate().rev();
-        for (index, node) in nodes.clone().filter(|(_, node)| !matches!(node.kind, Kind::Inert | Kind::Return)) {
-            debug_assert!(!node.results.is_empty());
-            ffi::erase(self.emitter.operation(index));
+        let (constants, rewritten): (Vec<usize>, Vec<usize>) = (0..self.function.nodes.len())
+            .rev()
+            .filter(|&node| !matches!(self.function.nodes[node].kind, Kind::Return))
+            .partition(|&node| matches!(self.function.nodes[node].kind, Kind::Inert));
+        for node in rewritten {
+            ffi::erase(self.emitter.operation(node));
         }
-        for (index, _) in nodes.filter(|(_, node)| matches!(node.kind, Kind::Inert)) {
-            let operation = self.emitter.operation(index);
+        for node in constants {
+            let operation = self.emitter.operation(node);
             if operation.results().all(|result| ffi::uses(result.into()).is_empty()) {
                 ffi::erase(operation);
             }

@@ -75,8 +75,8 @@ pub fn steps(from: &Sharding, to: &Sharding) -> Vec<Step> {
             None => steps.push(Step::AllReduce { axis, reduction }),
         }
     }
-    for dimension in 0..rank {
-        let Some(axis) = now[dimension].filter(|_| now[dimension] != to.splits[dimension]) else { continue };
+    for (dimension, &wanted) in to.splits.iter().enumerate() {
+        let Some(axis) = now[dimension].filter(|_| now[dimension] != wanted) else { continue };
         now[dimension] = None;
         match (0..rank).find(|&at| to.splits[at] == Some(axis) && now[at].is_none() && at != dimension) {
             Some(target) => {
@@ -86,8 +86,8 @@ pub fn steps(from: &Sharding, to: &Sharding) -> Vec<Step> {
             None => steps.push(Step::AllGather { axis, dimension }),
         }
     }
-    for dimension in 0..rank {
-        if let Some(axis) = to.splits[dimension].filter(|_| now[dimension] != to.splits[dimension]) {
+    for (dimension, &wanted) in to.splits.iter().enumerate() {
+        if let Some(axis) = wanted.filter(|_| now[dimension] != wanted) {
             steps.push(Step::AllSlice { axis, dimension });
         }
     }

@@ -45,7 +45,8 @@ fn heads(operands: &[&[Option<usize>]], at: &[usize], results: &[usize], ranks: 
         }
         Sharding::split(splits)
     };
-    let wanted = operands.iter().enumerate().map(|(index, splits)| split(splits.len(), at.get(index).copied()));
+    let wanted =
+        operands.iter().enumerate().map(|(index, splits)| split(splits.len(), at.get(index).copied()));
     UnitSharding {
         operands: wanted.collect(),
         results: ranks.iter().zip(results).map(|(&rank, &dimension)| split(rank, Some(dimension))).collect(),

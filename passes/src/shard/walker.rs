@@ -33,6 +33,9 @@ struct Decision {
     factors: Vec<Option<usize>>,
     /// Axes along which operands stay partial.
     through: Vec<usize>,
+    /// Axes along which only the first device adds the initial value.
+    once: Vec<usize>,
+    init: Sharding,
     result: Sharding,
 }
 
@@ -58,7 +61,8 @@ impl<'p, 'g> Walker<'p, 'g> {
         for &index in &order.nodes {
             let node = &function.nodes[index];
             if let Some(sum) = order.begins(index) {
-                let partial = |value: usize| function.values[value].uses == 1 && !self.made(value).partial.is_empty();
+                let partial =
+                    |value: usize| function.values[value].uses == 1 && !self.made(value).partial.is_empty();
                 let operands = reorder(function, sum, partial);
                 reordered.extend(sum.iter().copied().zip(operands));
             }
@@ -86,6 +90,7 @@ impl<'p, 'g> Walker<'p, 'g> {
             factors: vec![],
             callee: None,
             masked: None,
+            once: vec![],
         };
         match &node.kind {
             Kind::Inert => {
@@ -110,7 +115,7 @@ impl<'p, 'g> Walker<'p, 'g> {
 
     fn bytes(&self, value: usize) -> u64 {
         let r#type = &self.function.values[value].r#type;
-        r#type.elements() * u64::from(r#type.element.bytes())
+        r#type.elements() * r#type.element.bytes()
     }
 
     fn free(&self, value: usize) -> Option<Free> {
@@ -165,8 +170,11 @@ impl<'p, 'g> Walker<'p, 'g> {
     }
 
     fn call(&mut self, plan: &mut NodePlan, node: &Node, callee: usize) -> Result<(), Error> {
-        let operands: Vec<(Sharding, bool)> =
-            plan.operands.iter().map(|&value| (self.made(value).resolved(), self.stationary[value])).collect();
+        let operands: Vec<(Sharding, bool)> = plan
+            .operands
+            .iter()
+            .map(|&value| (self.made(value).resolved(), self.stationary[value]))
+            .collect();
         let planned = self.planner.call(callee, &node.location, &operands)?;
         let called = &self.planner.plans[planned];
         plan.forms = called.arguments.clone();
@@ -203,12 +211,13 @@ impl<'p, 'g> Walker<'p, 'g> {
         for (&value, map) in plan.operands[..inputs].iter().zip(&structured.maps) {
             plan.forms.push(self.form(value, map, &decision.factors, &decision.through));
         }
-        plan.forms.push(decision.result.resolved());
+        plan.forms.push(decision.init);
         for &value in captures {
             plan.forms.push(Sharding::replicated(self.rank(value)));
         }
         plan.factors = decision.factors;
         plan.results = vec![decision.result];
+        plan.once = decision.once;
         Ok(())
     }
 
@@ -235,8 +244,10 @@ impl<'p, 'g> Walker<'p, 'g> {
             .chain([&init])
             .zip(&structured.maps)
             .filter(|(value, _)| claimed(value))
-            .map(|(&value, map)| {
-                Claim { map, splits: &self.made(value).splits, stationary: self.stationary[value] }
+            .map(|(&value, map)| Claim {
+                map,
+                splits: &self.made(value).splits,
+                stationary: self.stationary[value],
             })
             .collect();
         let axes = self.planner.graph.grid.axes.len();
@@ -246,22 +257,30 @@ impl<'p, 'g> Walker<'p, 'g> {
                 !split && self.passes(axis, inputs, init, structured, node.results[0])
             })
             .collect();
-        let output = structured.output();
+        let operands = [inputs, &[init]].concat();
         let factors = assign(structured.iterators.len(), axes, &claims, |factors| {
-            self.price(inputs, structured, factors, &through, node.results[0])
+            self.price(&operands, structured, factors, &through, node.results[0])
         });
+        let output = structured.output();
+        let reduced: Vec<usize> =
+            (0..factors.len()).filter(|at| !output.contains(at)).filter_map(|at| factors[at]).collect();
+        let reduction = if reduced.is_empty() { Reduction::Sum } else { reduction(node, structured)? };
+        let splits: Vec<Option<usize>> = output.iter().map(|&at| factors[at]).collect();
+        let mut init_form = Sharding::split(splits.clone());
+        let single = self.function.values[init].uses == 1;
+        let joins = |axis: usize| {
+            through.contains(&axis) || (reduced.contains(&axis) && single && reduction == Reduction::Sum)
+        };
+        init_form.partial = self.made(init).partial.clone();
+        init_form.partial.retain(|entry| joins(entry.0) && entry.1 == Reduction::Sum);
+        let added = reduction == Reduction::Sum && !self.is_zero(init);
+        let once =
+            reduced.iter().copied().filter(|&axis| added && init_form.partial_on(axis).is_none()).collect();
         let mut partial: Vec<(usize, Reduction)> =
             through.iter().map(|&axis| (axis, Reduction::Sum)).collect();
-        for (at, axis) in factors.iter().enumerate() {
-            if let Some(axis) = *axis
-                && !output.contains(&at)
-            {
-                partial.push((axis, self.reduction(node, structured, init)?));
-            }
-        }
+        partial.extend(reduced.iter().map(|&axis| (axis, reduction)));
         partial.sort_by_key(|entry| entry.0);
-        let splits = output.iter().map(|&at| factors[at]).collect();
-        Ok(Decision { factors, through, result: Sharding { splits, partial } })
+        Ok(Decision { factors, through, once, init: init_form, result: Sharding { splits, partial } })
     }
 
     /// Whether contributions along `axis` go through the operation and leave a contribution: it is linear in
@@ -275,10 +294,10 @@ impl<'p, 'g> Walker<'p, 'g> {
         result: usize,
     ) -> bool {
         let partial = |value: usize| self.made(value).partial_on(axis);
-        let contributions: Vec<usize> =
-            inputs.iter().copied().filter(|&value| partial(value).is_some()).collect();
-        let largest = contributions.iter().map(|&value| self.bytes(value)).max();
         let accumulates = structured.body.reads_output();
+        let read = inputs.iter().copied().chain(accumulates.then_some(init));
+        let contributions: Vec<usize> = read.filter(|&value| partial(value).is_some()).collect();
+        let largest = contributions.iter().map(|&value| self.bytes(value)).max();
         let mut chosen: Vec<bool> =
             inputs.iter().map(|&value| partial(value).is_some() || self.is_zero(value)).collect();
         chosen.push(accumulates);
@@ -286,14 +305,14 @@ impl<'p, 'g> Walker<'p, 'g> {
         largest.is_some_and(|largest| self.bytes(result) <= largest)
             && contributions.iter().all(|&value| partial(value) == Some(Reduction::Sum))
             && contributions.iter().all(single)
-            && (!accumulates || self.is_zero(init))
+            && (!accumulates || self.is_zero(init) || partial(init).is_some())
             && is_linear(&structured.body, &chosen)
     }
 
     /// Bytes moved, then work.
     fn price(
         &self,
-        inputs: &[usize],
+        operands: &[usize],
         structured: &Structured,
         factors: &[Option<usize>],
         through: &[usize],
@@ -301,7 +320,7 @@ impl<'p, 'g> Walker<'p, 'g> {
     ) -> (u64, u64) {
         let grid = &self.planner.graph.grid;
         let mut bytes = 0u64;
-        for (&value, map) in inputs.iter().zip(&structured.maps) {
+        for (&value, map) in operands.iter().zip(&structured.maps) {
             if self.free(value).is_none() {
                 let form = self.form(value, map, factors, through);
                 bytes = bytes.saturating_add(self.cheapest(value, &form).0);
@@ -317,16 +336,13 @@ impl<'p, 'g> Walker<'p, 'g> {
         let local = Sharding::split(factors).local(&structured.extents, grid);
         (bytes, local.iter().fold(1, |work, &extent| work.saturating_mul(extent)))
     }
+}
 
-    /// How contributions to a reduction over a split loop combine.
-    fn reduction(&self, node: &Node, structured: &Structured, init: usize) -> Result<Reduction, Error> {
-        let location = || node.location.clone();
-        match structured.body.combiner() {
-            Some((ScalarOp::AddF, _)) if self.is_zero(init) => Ok(Reduction::Sum),
-            Some((ScalarOp::AddF, _)) => Err(Error::Init { location: location() }),
-            Some((ScalarOp::MaxF, _)) if self.free(init).is_some() => Ok(Reduction::Max),
-            Some((ScalarOp::MaxF, _)) => Err(Error::Init { location: location() }),
-            _ => Err(Error::Reduction { location: location() }),
-        }
+/// How contributions to a reduction over a split loop combine.
+fn reduction(node: &Node, structured: &Structured) -> Result<Reduction, Error> {
+    match structured.body.combiner() {
+        Some((ScalarOp::AddF, _)) => Ok(Reduction::Sum),
+        Some((ScalarOp::MaxF, _)) => Ok(Reduction::Max),
+        _ => Err(Error::Reduction { location: node.location.clone() }),
     }
 }
