@@ -13,20 +13,19 @@
 //! # Ok::<(), t3c::Error>(())
 //! ```
 
-pub mod cli;
 mod compiler;
 mod error;
-mod files;
+pub mod files;
 mod program;
-mod run;
-pub mod train;
+pub mod run;
 
-pub use compiler::{Compiler, Fuse, Goal};
+pub use compiler::{Compiler, Goal};
 pub use error::Error;
 pub use program::{Program, Stage, Summary};
+pub use files::HostTensor;
 pub use run::{Outputs, Runner};
 pub use t3c_cpu::{Executable, Options as CpuOptions, State};
 pub use t3c_frontends::{Graph, ModelInfo, Phase};
-pub use t3c_passes::{Kind, Remark};
+pub use t3c_passes::{Kind, Remark, fuse::Policy};
 pub use t3c_schedule::Schedule;
 pub use t3c_sim::{Report, System};

@@ -6,7 +6,7 @@ use t3c_cpu::{Executable, State};
 use t3c_frontends::{ModelInfo, Phase};
 
 use crate::{
-    Compiler, Error, Fuse, Goal,
+    Compiler, Error, Goal, Policy,
     files::{self, HostTensor},
 };
 
@@ -48,7 +48,7 @@ impl Runner {
     /// # Errors
     /// Names the tensor that is missing or of another shape.
     pub fn set_weights(&mut self, path: &Path, tensors: &BTreeMap<String, HostTensor>) -> Result<(), Error> {
-        for parameter in &self.info.parameters {
+        for parameter in self.info.parameters.clone() {
             let name = &parameter.name;
             let tensor = tensors
                 .get(name)
@@ -163,7 +163,7 @@ pub struct Request {
     /// Tensor parallelism.
     pub tp: Option<u64>,
     /// Which pairs to fuse.
-    pub fuse: Fuse,
+    pub fuse: Policy,
     /// Sequences of one length.
     pub sequences: Vec<Vec<i64>>,
     /// Whether tokens came as one row, so that logits lose their batch dimension.
