@@ -1,3 +1,5 @@
 //! The `t3c` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    t3c::cli::main()
+}

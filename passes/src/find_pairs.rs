@@ -19,13 +19,8 @@ use std::collections::HashMap;
 use melior::ir::operation::OperationLike;
 use petgraph::graph::{DiGraph, NodeIndex};
 use t3c_ir::{
-    Generic, Op, Ref, ScalarOp, Val,
-    context::render_location,
-    ffi,
-    function::{Function, functions},
-    generic::is_zero,
-    views::Collective,
-    walk,
+    Blk, Generic, Op, Ref, ScalarOp, Val, context::render_location, ffi, function::functions,
+    generic::is_zero, views::Collective, walk,
 };
 use t3c_schedule::{CollectiveKind, Reduction};
 
@@ -35,6 +30,7 @@ use crate::{
     group::Group,
     options,
     pass::{Pass, PassContext, PassError},
+    products::is_product,
     remark::Kind,
 };
 
@@ -104,7 +100,7 @@ pub fn find_pairs<'c, 'a>(module: Op<'c, 'a>) -> Result<Vec<Candidate<'c, 'a>>, 
     let counts = call_counts(module)?;
     let mut candidates = Vec::new();
     for function in functions(module) {
-        let flow = Dataflow::of(function);
+        let flow = Dataflow::of(function.body());
         let times = counts.get(&function.name()).copied().unwrap_or(0);
         for collective in flow.operations().filter_map(Collective::cast) {
             if collective.kind == CollectiveKind::ReduceScatter {
@@ -116,7 +112,20 @@ pub fn find_pairs<'c, 'a>(module: Op<'c, 'a>) -> Result<Vec<Candidate<'c, 'a>>, 
     Ok(candidates)
 }
 
-/// Who uses whose results in one function.
+/// The products of `block` whose sum is `value`, in the order in which they are added, and the additions.
+///
+/// # Errors
+/// Why `value` is no such sum, or who else than `user` needs a part of it.
+#[allow(clippy::type_complexity)]
+pub fn contribution_chain<'c, 'a>(
+    block: Blk<'c, 'a>,
+    value: Val<'c, 'a>,
+    user: Op<'c, 'a>,
+) -> Result<(Vec<Op<'c, 'a>>, Vec<Op<'c, 'a>>), Decline> {
+    Dataflow::of(Some(block)).chain(value, user)
+}
+
+/// Who uses whose results in one block.
 struct Dataflow<'c, 'a> {
     graph: DiGraph<Op<'c, 'a>, ()>,
     nodes: HashMap<usize, NodeIndex>,
@@ -129,9 +138,9 @@ enum Role<'c, 'a> {
 }
 
 impl<'c, 'a> Dataflow<'c, 'a> {
-    fn of(function: Function<'c, 'a>) -> Self {
+    fn of(block: Option<Blk<'c, 'a>>) -> Self {
         let mut graph = DiGraph::new();
-        let operations = function.body().map(walk::operations).unwrap_or_default();
+        let operations = block.map(walk::operations).unwrap_or_default();
         let nodes: HashMap<usize, NodeIndex> =
             operations.iter().map(|op| (ffi::op_key(*op), graph.add_node(*op))).collect();
         for &user in &operations {
@@ -224,7 +233,7 @@ impl<'c, 'a> Dataflow<'c, 'a> {
             return Err(not_a_contraction());
         }
         let generic = Generic::read(op).map_err(|_| not_a_contraction())?;
-        if generic.is_contraction() {
+        if generic.contraction().is_some_and(|contraction| is_product(&contraction)) {
             return match is_zero(generic.init) {
                 true => Ok(Role::Product),
                 false => Err(Decline::NonzeroStart { location: place(op) }),

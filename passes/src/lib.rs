@@ -5,18 +5,24 @@
 
 #![forbid(unsafe_code)]
 
+pub mod algebra;
 pub mod calls;
+pub mod clusters;
 pub mod configure_address_space;
 pub mod decline;
 pub mod find_pairs;
 pub mod fuse;
 pub mod group;
 pub mod options;
+pub mod outline;
 pub mod pass;
 pub mod pipelines;
+pub mod products;
 pub mod registry;
 pub mod remark;
+pub mod schedule;
 pub mod shard;
+pub mod simplify;
 pub mod split_all_reduce;
 
 #[cfg(test)]
@@ -26,3 +32,4 @@ pub use decline::Decline;
 pub use pass::{Pass, PassContext, PassError};
 pub use pipelines::run_passes;
 pub use remark::{Kind, Remark, collect};
+pub use schedule::schedule;

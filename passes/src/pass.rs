@@ -54,6 +54,9 @@ pub enum PassError {
         /// What it takes.
         expected: String,
     },
+    /// The schedule would break one of its invariants.
+    #[error("the schedule is not well formed: {0}")]
+    Schedule(String),
     /// No pass of this name.
     #[error("no pass is called `{name}`{}", nearest.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default())]
     UnknownPass {
@@ -139,8 +142,8 @@ impl PassContext {
 pub struct PassId(pub u64);
 
 /// The pass as one of MLIR's: errors and panics become a diagnostic at their location and fail the pipeline.
-pub fn external<'c, P: Pass>(pass: P, id: &'static PassId) -> melior::pass::Pass {
-    let run = move |module: OperationRef<'c, '_>, handle: ExternalPass<'_>| {
+pub fn external<P: Pass>(pass: P, id: &'static PassId) -> melior::pass::Pass {
+    let run = move |module: OperationRef<'_, '_>, handle: ExternalPass<'_>| {
         // The closure's state is a pass that later runs do not change, so nothing is seen half-written.
         let outcome = catch_unwind(AssertUnwindSafe(|| pass.run(module, &PassContext::new(P::NAME))));
         let failure = match outcome {

@@ -36,10 +36,13 @@ macro_rules! passes {
 
 passes![
     crate::shard::Shard,
+    crate::simplify::Simplify,
     crate::split_all_reduce::SplitAllReduce,
     crate::find_pairs::FindPairs,
     crate::fuse::Fuse,
     crate::configure_address_space::ConfigureAddressSpace,
+    crate::outline::Outline,
+    crate::schedule::CheckSchedule,
 ];
 
 /// Our passes, in the order of the road.

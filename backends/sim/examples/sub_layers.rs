@@ -1,5 +1,7 @@
-//! The sub-layers of the T3 paper's evaluation on a system, as a table: `sub_layers [SYSTEM [rows|columns]]`,
-//! where the last says along which dimension of the product the chunks are cut.
+//! The sub-layers of the T3 paper's evaluation as a table: `sub_layers [SYSTEM] [columns] [KEY=VALUE…]`.
+//!
+//! `columns` cuts the chunks along the columns of the product instead of its rows; a field of the
+//! system is changed with, for example, `link.bandwidth="75 GB/s"`.
 
 use t3c_schedule::testing::gemm_reduce_scatter_along;
 use t3c_sim::{Error, Options, Policy, Report, System, simulate};
@@ -18,9 +20,15 @@ const MODELS: [(&str, u64, u64, u32); 7] = [
 /// The reduction dimension of each sub-layer's product, in hidden sizes.
 const SUB_LAYERS: [(&str, u64); 4] = [("OP", 1), ("FC-2", 4), ("FC-1", 4), ("IP", 3)];
 
+/// The first 16 rows, the paper's main set, and the others.
+const SETS: [(std::ops::Range<usize>, &str); 2] = [(0..16, "16 cases"), (16..28, "500B models")];
+
 fn main() -> Result<(), Error> {
-    let system = System::open(&std::env::args().nth(1).unwrap_or("t3-80cu".to_owned()))?;
-    let dimension = usize::from(std::env::args().nth(2).as_deref() == Some("columns"));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let dimension = usize::from(arguments.iter().any(|argument| argument == "columns"));
+    let changes: Vec<(&str, &str)> = arguments.iter().filter_map(|a| a.split_once('=')).collect();
+    let name = arguments.iter().find(|a| !a.contains('=') && *a != "columns");
+    let system = System::open_with(name.map_or("t3-80cu", String::as_str), &changes)?;
     let mut reports: Vec<(String, Report)> = Vec::new();
     for (model, hidden, tokens, devices) in MODELS {
         for (name, factor) in SUB_LAYERS {
@@ -43,13 +51,23 @@ fn main() -> Result<(), Error> {
         let reads = before.by_cause.gemm_reads as f64 / after.by_cause.gemm_reads as f64;
         println!("{:>9.1}%{reads:>11.2}x", 100.0 * change);
     }
-    for (range, what) in [(0..16, "16 cases"), (16..28, "500B models")] {
+    for (range, what) in SETS {
         print!("geomean, {what:<27}");
         for policy in &Policy::ALL[1..] {
             let speedups = reports[range.clone()].iter().map(|(_, r)| r.geomean[policy.name()].ln());
             print!("{:>18.3}x", (speedups.sum::<f64>() / range.len() as f64).exp());
         }
-        println!();
+        let mean = |ratio: &dyn Fn(&Report) -> f64| {
+            let logs = reports[range.clone()].iter().map(|(_, report)| ratio(report).ln());
+            (logs.sum::<f64>() / range.len() as f64).exp()
+        };
+        let bytes = |report: &Report, policy| report.sublayers[0].policies[policy].dram_bytes;
+        let change = mean(&|r| bytes(r, "t3").total as f64 / bytes(r, "sequential").total as f64) - 1.0;
+        let reads = mean(&|r| {
+            let reads = |policy| bytes(r, policy).by_cause.gemm_reads as f64;
+            reads("sequential") / reads("t3")
+        });
+        println!("{:>9.1}%{reads:>11.2}x", 100.0 * change);
     }
     Ok(())
 }

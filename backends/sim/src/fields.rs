@@ -143,7 +143,7 @@ impl<'s> Fields<'s> {
         match number {
             0 => Err(self.wrong(span, name, "is zero: it must be positive")),
             _ if number < 0 => Err(self.wrong(span, name, "is negative")),
-            _ if number > 1 << 40 => Err(self.wrong(span, name, "is too large")),
+            _ if number > 1 << 20 => Err(self.wrong(span, name, "is too large")),
             _ => Ok(number as u64),
         }
     }

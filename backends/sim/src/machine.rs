@@ -76,8 +76,8 @@ pub(crate) enum Event {
     Computed(u32, u32),
     /// A packet is on the wire.
     Sent(u32, u32),
-    /// A packet is at its destination.
-    Arrived(u32, Packet),
+    /// A packet, by its number among those in flight, is at its destination.
+    Arrived(u32, u32),
     /// A met threshold sets its trigger off.
     Fire(u32, BlockAt),
 }
@@ -137,6 +137,10 @@ pub(crate) struct Machine<'a> {
     pub events: Events<Event>,
     pub devices: Vec<Device>,
     pub divided: Divided,
+    /// Packets between link and destination, and the numbers that are free again. Events carry the
+    /// number alone: most of the loop's time is the queue moving its entries.
+    flying: Vec<Packet>,
+    landed: Vec<u32>,
     pub recorder: Option<&'a mut Recorder>,
 }
 
@@ -155,7 +159,15 @@ pub(crate) fn run(
     };
     let simulated = if divided.is_even() && !mode.all_devices { 1 } else { divided.devices };
     let devices = (0..simulated).map(|index| device(workload, &divided, index, system, mode)).collect();
-    let mut machine = Machine { system, events: Events::new(), devices, divided, recorder };
+    let mut machine = Machine {
+        system,
+        events: Events::new(),
+        devices,
+        divided,
+        flying: Vec::new(),
+        landed: Vec::new(),
+        recorder,
+    };
     for index in 0..machine.devices.len() {
         machine.start_units(index);
         machine.advance_ring(index);
@@ -206,7 +218,7 @@ impl Machine<'_> {
             Event::Loaded(device, slot) => self.operands_loaded(device as usize, slot),
             Event::Computed(device, slot) => self.step_computed(device as usize, slot),
             Event::Sent(device, link) => self.packet_sent(device as usize, link as usize),
-            Event::Arrived(device, packet) => self.packet_arrived(device as usize, packet),
+            Event::Arrived(device, number) => self.packet_arrived(device as usize, number),
             Event::Fire(device, at) => self.fire(device as usize, at),
         }
         Ok(())
@@ -398,9 +410,19 @@ impl Machine<'_> {
     fn packet_sent(&mut self, device: usize, link: usize) {
         let Some(packet) = self.devices[device].links[link].in_flight.take() else { return };
         let (_, hops) = self.route(packet.to);
-        let latency = Picoseconds(self.system.link.latency.0 * hops);
+        let latency = Picoseconds(self.system.link.latency.0.saturating_mul(hops));
         let peer = self.peer(device, packet.to);
-        self.events.after(latency, Event::Arrived(peer as u32, packet));
+        let number = match self.landed.pop() {
+            Some(number) => {
+                self.flying[number as usize] = packet;
+                number
+            }
+            None => {
+                self.flying.push(packet);
+                self.flying.len() as u32 - 1
+            }
+        };
+        self.events.after(latency, Event::Arrived(peer as u32, number));
         self.advance_link(device, link);
         match packet.origin {
             Origin::Producer(slot) => self.store_accepted(device, slot),
@@ -411,7 +433,9 @@ impl Machine<'_> {
         }
     }
 
-    fn packet_arrived(&mut self, device: usize, packet: Packet) {
+    fn packet_arrived(&mut self, device: usize, number: u32) {
+        let packet = self.flying[number as usize];
+        self.landed.push(number);
         let state = &mut self.devices[device];
         let bytes = packet.bytes;
         let is_gather = state.ring.as_ref().is_some_and(|ring| ring.kind == Ring::AllGather);

@@ -197,7 +197,7 @@ impl<T: Copy> Memory<T> {
         let memory = &system.memory;
         let mut time = duration(burst.bytes, memory.bandwidth);
         if burst.kind == Kind::Update {
-            time = Picoseconds(time.0 * memory.update_percent / 100);
+            time = Picoseconds(time.0.saturating_mul(memory.update_percent) / 100);
         }
         let (was_read, is_read) = (self.last_kind == Kind::Read, burst.kind == Kind::Read);
         if was_read == is_read {

@@ -159,9 +159,11 @@ fn read(path: &str) -> Result<String, Error> {
 }
 
 /// The systems that are built in, by name.
-const BUILT_IN: [(&str, &str); 2] = [
+const BUILT_IN: [(&str, &str); 4] = [
     ("t3-80cu", include_str!("../../../examples/systems/t3-80cu.toml")),
     ("t3-80cu-75gb", include_str!("../../../examples/systems/t3-80cu-75gb.toml")),
+    ("h100-x8", include_str!("../../../examples/systems/h100-x8.toml")),
+    ("mi210-x4", include_str!("../../../examples/systems/mi210-x4.toml")),
 ];
 
 impl System {
@@ -207,12 +209,13 @@ impl System {
 
     /// Floating-point operations a second of the whole device's matrix pipelines.
     pub fn matrix_flops_per_second(&self, element: Element) -> u64 {
-        self.compute.units * self.compute.matrix_flops_per_cycle(element) * self.compute.clock
+        let per_cycle = self.compute.units * self.compute.matrix_flops_per_cycle(element);
+        per_cycle.saturating_mul(self.compute.clock)
     }
 
     /// Floating-point operations a second of the whole device's vector units.
     pub fn vector_flops_per_second(&self) -> u64 {
-        self.compute.units * self.compute.vector_flops_per_cycle * self.compute.clock
+        (self.compute.units * self.compute.vector_flops_per_cycle).saturating_mul(self.compute.clock)
     }
 
     /// What the closed-form bound needs.
@@ -294,7 +297,7 @@ impl Memory {
 
     /// Bytes of one burst over all channels.
     pub fn burst_bytes(&self) -> u64 {
-        self.burst * self.access * self.channels
+        self.burst.saturating_mul(self.access).saturating_mul(self.channels)
     }
 
     /// The time of `cycles` of the controller's clock.

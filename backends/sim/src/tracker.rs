@@ -67,9 +67,10 @@ impl Trackers {
     /// The blocks that rows `start..end` of a chunk touch, with the rows in each. Rows are counted
     /// from the chunk's start, `inner` to an index.
     pub fn pieces(&self, start: u64, end: u64, inner: u64) -> impl Iterator<Item = (u32, u64)> + use<> {
-        let block_rows = (self.block * inner).max(1);
+        let block_rows = self.block.saturating_mul(inner).max(1);
         (start / block_rows..end.div_ceil(block_rows)).map(move |block| {
-            let rows = end.min((block + 1) * block_rows) - start.max(block * block_rows);
+            let first = block * block_rows;
+            let rows = end.min(first.saturating_add(block_rows)) - start.max(first);
             (block as u32, rows)
         })
     }

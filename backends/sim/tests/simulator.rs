@@ -8,6 +8,10 @@ use t3c_schedule::{
 };
 use t3c_sim::{Error, Options, PolicyReport, Report, System, simulate};
 
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 fn system() -> System {
     System::open("t3-80cu").unwrap()
 }
@@ -51,7 +55,7 @@ fn even_chunks_are_counted_to_the_chunk() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(cases(24))]
 
     /// With S the output, f the chunk that device 0 sends first and o its own.
     #[test]
@@ -94,6 +98,78 @@ proptest! {
                 let (slow, fast) = (policy(&slow, name).time_us, policy(&fast, name).time_us);
                 prop_assert!(fast <= slow * 1.01, "{}: {} to {}", name, slow, fast);
             }
+        }
+    }
+}
+
+/// The numbers of a JSON value, in order.
+fn numbers<'v>(value: &'v mut serde_json::Value, found: &mut Vec<&'v mut serde_json::Value>) {
+    match value {
+        serde_json::Value::Number(_) => found.push(value),
+        serde_json::Value::Array(values) => values.iter_mut().for_each(|value| numbers(value, found)),
+        serde_json::Value::Object(fields) => fields.values_mut().for_each(|value| numbers(value, found)),
+        _ => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(400))]
+
+    /// A schedule with any one or two numbers changed is simulated or refused, in bounded time.
+    #[test]
+    fn no_schedule_panics(
+        at in any::<prop::sample::Index>(), to in any::<prop::sample::Index>(),
+        also in any::<prop::sample::Index>(), to_also in any::<prop::sample::Index>(), fused in any::<bool>(),
+    ) {
+        let schedule = if fused { gemm_reduce_scatter(40, 12, 6, 4) } else { gemm_all_reduce(40, 12, 6, 4) };
+        let mut value = serde_json::to_value(schedule).unwrap();
+        let values = [0, 1, 2, 3, 5, 64, u64::from(u32::MAX), u64::from(u32::MAX) + 1, u64::MAX / 2, u64::MAX];
+        let mut found = Vec::new();
+        numbers(&mut value, &mut found);
+        let count = found.len();
+        *found[at.index(count)] = values[to.index(values.len())].into();
+        *found[also.index(count)] = values[to_also.index(values.len())].into();
+        // As a backend would see it, and as a careless caller might pass it on.
+        let _ = t3c_schedule::from_json(&value.to_string());
+        if let Ok(schedule) = serde_json::from_value::<Schedule>(value) {
+            let _ = schedule.to_string();
+            let _ = t3c_schedule::verify(&schedule);
+            let _ = simulate(&schedule, &system(), &Options::default());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(60))]
+
+    /// A system with any field at an extreme is simulated or refused.
+    #[test]
+    fn no_system_panics(at in any::<prop::sample::Index>(), to in any::<prop::sample::Index>()) {
+        let counts = [
+            "compute.units", "compute.workgroups_per_unit", "compute.tile_rows", "compute.tile_columns",
+            "compute.k_step", "compute.matrix_flops_per_cycle_f16", "memory.channels", "memory.queue",
+            "memory.burst", "memory.direction_limit", "memory.update_percent", "memory.read_to_write_cycles",
+            "trigger.outstanding", "trigger.tracker_entries", "devices",
+        ];
+        let quantities = [
+            ("compute.clock", "Hz"), ("cache.capacity", "B"), ("cache.bandwidth", "MB/s"),
+            ("cache.latency", "ps"), ("memory.bandwidth", "MB/s"), ("memory.clock", "Hz"),
+            ("memory.access", "B"), ("memory.latency", "ps"), ("link.bandwidth", "MB/s"),
+            ("link.latency", "ps"), ("link.packet", "B"), ("trigger.latency", "ps"),
+            ("arbitration.starvation", "ps"),
+        ];
+        let numbers = ["0", "1", "2", "1000000", "1e12", "1e18", "1e30"];
+        let index = at.index(counts.len() + quantities.len());
+        let number = numbers[to.index(numbers.len())];
+        let (key, value) = match counts.get(index) {
+            Some(key) => (*key, number.to_owned()),
+            None => {
+                let (key, unit) = quantities[index - counts.len()];
+                (key, format!("{number} {unit}"))
+            }
+        };
+        if let Ok(system) = System::open_with("t3-80cu", &[(key, &value)]) {
+            let _ = simulate(&gemm_reduce_scatter(40, 12, 6, 4), &system, &Options::default());
         }
     }
 }

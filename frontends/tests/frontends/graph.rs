@@ -33,7 +33,7 @@ fn t_nlg_has_the_papers_products() {
             [m, n, k.product()]
         })
         .collect();
-    // On one device of 8: OP has K = 4256 / 8, FC-2 17024 / 8; the wide products split N instead.
+    // QKV, OP, FC-1, FC-2, before they are divided among devices.
     let expected = [[8192, 3 * 4256, 4256], [8192, 4256, 4256], [8192, 17024, 4256], [8192, 4256, 17024]];
     assert_eq!(shapes, expected);
     let entry = function::entry(module.op()).expect("one entry");
@@ -114,22 +114,22 @@ fn wrong_graphs_are_named_with_their_place() {
             "[\"x\", \"v\"]",
             "m.json:6:71: `ops[0].inputs[1]` = `v` is not supported; supported: `w`, `x`",
         ),
-        ("\"contract\"", "\"contarct\"", "m.json:6:11: `ops[0]`: unknown variant `contarct`"),
+        ("\"contract\"", "\"contarct\"", "m.json:6:18: `ops[0].op`: unknown variant `contarct`"),
         ("\"equation\"", "\"equatoin\"", "m.json:6:11: `ops[0]`: unknown field `equatoin`"),
-        ("->nf", "nf", "m.json:6:44: `ops[0].equation`: `nd,fdnf` has no `->`"),
-        ("nd,fd", "nn,fd", "m.json:6:44: `ops[0].equation`: `nn` in `nn,fd->nf` has a letter twice"),
+        ("->nf", "nf", "m.json:6:42: `ops[0].equation`: `nd,fdnf` has no `->`"),
+        ("nd,fd", "nn,fd", "m.json:6:42: `ops[0].equation`: `nn` in `nn,fd->nf` has a letter twice"),
         ("[\"y\"]", "[\"z\"]", "m.json:7:15: `outputs[0]` = `z` is not supported"),
         (
             "\"name\": \"w\", ",
             "\"name\": \"w\", \"shard\": [\"tp\"], ",
-            "m.json:5:49: `parameters[0].shard`: 1 entries for a shape of 2 dimensions",
+            "m.json:5:41: `parameters[0].shard`: 1 entries for a shape of 2 dimensions",
         ),
         (
             "\"outputs\"",
             "\"sizes\": {\"a\": 1}, \"other\": 1, \"outputs\"",
             "m.json:7:31: `other`: unknown field `other`",
         ),
-        ("[8, 6]", "[9000000000000000000, 6]", "m.json:5:42: `parameters[0].shape`: impossible size"),
+        ("[8, 6]", "[9000000000000000000, 6]", "m.json:5:41: `parameters[0].shape`: impossible size"),
     ];
     for (from, to, expected) in table {
         let text = SMALL.replace(from, to);

@@ -23,7 +23,7 @@ pub fn blocks(range: Range<u64>, block: u64) -> impl Iterator<Item = Range<u64>>
     let count = (range.end - range.start).div_ceil(block);
     (0..count).map(move |index| {
         let start = range.start + index * block;
-        start..(start + block).min(range.end)
+        start..start.saturating_add(block).min(range.end)
     })
 }
 

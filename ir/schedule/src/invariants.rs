@@ -185,7 +185,8 @@ pub fn tracked_blocks_fire_once(fused: &Fused, devices: u32) -> Result<(), StepE
 
 /// How the device at distance `distance` counts the chunk that this device counts as `relative`.
 pub fn seen_from(relative: u32, distance: u32, devices: u32) -> u32 {
-    (relative + devices - distance % devices) % devices
+    let devices = u64::from(devices.max(1));
+    ((u64::from(relative) + devices - u64::from(distance) % devices) % devices) as u32
 }
 
 /// Where the producer's stores of `chunk` land, as the receiving device counts it.

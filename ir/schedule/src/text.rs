@@ -104,7 +104,8 @@ fn write_step(f: &mut Formatter, schedule: &Schedule, program: &Program, step: &
             for producer in &fused.producers {
                 writeln!(f, "      {}", compute(program, producer))?;
             }
-            let devices = schedule.grid.group_size(&fused.collective.axes).max(1);
+            let sizes = fused.collective.axes.iter().filter_map(|&axis| schedule.grid.axes.get(axis));
+            let devices = sizes.fold(1, |product: u32, axis| product.saturating_mul(axis.size)).max(1);
             for chunk in &fused.chunks {
                 write!(f, "      {chunk}")?;
                 if let Store::Remote(k) = chunk.store {

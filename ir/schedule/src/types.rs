@@ -139,14 +139,14 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Elements.
+    /// Elements. Saturates, as all sizes here: a schedule that is not verified yet may say anything.
     pub fn elements(&self) -> u64 {
-        self.shape.iter().product()
+        self.shape.iter().fold(1, |product: u64, &extent| product.saturating_mul(extent))
     }
 
     /// Bytes.
     pub fn bytes(&self) -> u64 {
-        self.elements() * self.element.bytes()
+        self.elements().saturating_mul(self.element.bytes())
     }
 }
 
@@ -254,7 +254,7 @@ pub struct GemmShape {
 impl GemmShape {
     /// Floating-point operations: two a multiply-add.
     pub fn flops(&self) -> u64 {
-        2 * self.batch * self.m * self.n * self.k
+        [self.batch, self.m, self.n, self.k].into_iter().fold(2, u64::saturating_mul)
     }
 }
 
@@ -265,12 +265,13 @@ impl Contraction {
         let mut shape = GemmShape { batch: 1, m: 1, n: 1, k: 1 };
         for (index, &extent) in self.extents.iter().enumerate() {
             let [a, b, c] = [&self.a, &self.b, &self.c].map(|map| map.contains(&index));
-            match (a, b, c) {
-                (true, true, true) => shape.batch *= extent,
-                (true, false, true) => shape.m *= extent,
-                (false, true, true) => shape.n *= extent,
-                _ => shape.k *= extent,
-            }
+            let size = match (a, b, c) {
+                (true, true, true) => &mut shape.batch,
+                (true, false, true) => &mut shape.m,
+                (false, true, true) => &mut shape.n,
+                _ => &mut shape.k,
+            };
+            *size = size.saturating_mul(extent);
         }
         shape
     }

@@ -253,8 +253,8 @@ fn calls_share_their_compiled_bodies() {
     let (f, block) = function::add_function(&module, &signature("f", true), location).unwrap();
     let x = function::Function::cast(f).unwrap().arguments()[0];
     let b = Builder::at_end(context.mlir(), block, location);
-    let y = b.call("twice", &[x], &[r#type.clone()]).unwrap();
-    let z = b.call("twice", &y, &[r#type.clone()]).unwrap();
+    let y = b.call("twice", &[x], std::slice::from_ref(&r#type)).unwrap();
+    let z = b.call("twice", &y, std::slice::from_ref(&r#type)).unwrap();
     b.ret(&z).unwrap();
     let interpreter = Interpreter::new(module.op());
     let out = interpreter.run_one("f", &[Tensor::f32([3], [1.0, 2.0, 3.0])]).unwrap();

@@ -35,10 +35,63 @@ impl AttentionShape {
         self.kv_stride() * self.group
     }
 
+    /// Checks that `subtree_end` is a packed tree of this many tokens: each subtree ends behind its
+    /// root, and no later than the subtree that it lies in.
+    ///
+    /// # Errors
+    /// The first token whose subtree does not.
+    pub fn check_tree(&self, subtree_end: &[i32]) -> Result<(), TreeError> {
+        let tokens = self.tokens;
+        if subtree_end.len() != tokens || i32::try_from(tokens).is_err() {
+            return Err(TreeError::Length {
+                tokens,
+                entries: subtree_end.len(),
+            });
+        }
+        let mut enclosing = vec![tokens];
+        for (token, &end) in subtree_end.iter().enumerate() {
+            while enclosing.last().is_some_and(|&last| last <= token) {
+                enclosing.pop();
+            }
+            let most = enclosing.last().copied().unwrap_or(tokens);
+            let fits = usize::try_from(end)
+                .ok()
+                .filter(|&end| token < end && end <= most);
+            let Some(fits) = fits else {
+                return Err(TreeError::Subtree { token, end, most });
+            };
+            enclosing.push(fits);
+        }
+        Ok(())
+    }
+
     /// Floats of scratch memory for the backward kernel.
     pub fn backward_scratch_len(&self) -> usize {
         2 * self.tokens.next_multiple_of(super::emit::attention::BLOCK)
     }
+}
+
+/// Why `subtree_end` is not a packed tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TreeError {
+    /// Not an entry a token.
+    #[error("{tokens} tokens need as many subtree ends, got {entries}")]
+    Length {
+        /// Tokens.
+        tokens: usize,
+        /// Entries of `subtree_end`.
+        entries: usize,
+    },
+    /// A subtree ends before its root or after the one around it.
+    #[error("the subtree of token {token} ends at {end}, not after {token} and by {most}")]
+    Subtree {
+        /// The subtree's root.
+        token: usize,
+        /// Its entry.
+        end: i32,
+        /// The end of the subtree around it.
+        most: usize,
+    },
 }
 
 /// The cache of a decode step: `[blocks, 16, K, Dh]`, found through `[S, table_width]` block numbers.
@@ -206,6 +259,37 @@ mod tests {
             assert_eq!(ancestors.advance(), Some(rows));
         }
         assert_eq!(ancestors.advance(), None);
+    }
+
+    #[test]
+    fn what_is_no_tree_is_refused() {
+        let check = |subtree_end: &[i32], tokens| {
+            AttentionShape {
+                tokens,
+                kv_heads: 1,
+                group: 1,
+                head_dim: 4,
+            }
+            .check_tree(subtree_end)
+        };
+        assert_eq!(check(&[5, 5, 3, 5, 5, 7, 7], 7), Ok(()));
+        assert_eq!(check(&[], 0), Ok(()));
+        assert_eq!(
+            check(&[1], 2),
+            Err(TreeError::Length {
+                tokens: 2,
+                entries: 1
+            })
+        );
+        let subtree = |token, end, most| Err(TreeError::Subtree { token, end, most });
+        assert_eq!(
+            check(&[2, 3, 3], 3),
+            subtree(1, 3, 2),
+            "crosses the subtree around it"
+        );
+        assert_eq!(check(&[0, 2], 2), subtree(0, 0, 2), "does not hold itself");
+        assert_eq!(check(&[1, -4], 2), subtree(1, -4, 2));
+        assert_eq!(check(&[3, 2], 2), subtree(0, 3, 2));
     }
 
     #[test]

@@ -24,16 +24,18 @@ pub mod reference;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-pub use attention::{AttentionShape, CacheError, CacheShape};
+pub use attention::{AttentionShape, CacheError, CacheShape, TreeError};
 pub use cache::{Blocking, Caches, blocking};
 pub use contraction::{Contraction, Dim};
 pub use emit::micro::Epilogue;
 pub use error::Error;
 pub use gemm::{GemmPlan, Output, Region, TileDone};
 pub use isa::{Isa, Machine, RegisterTile};
-pub use raw::attention::{AttentionGradients, AttentionInputs, AttentionKernels, Cache, Pages};
+pub use raw::attention::{
+    AttentionGradients, AttentionInputs, AttentionKernels, Cache, PackedTree, Pages, Part,
+};
 pub use raw::buffer::AlignedFloats;
-pub use raw::gemm::GemmKernels;
+pub use raw::gemm::{GemmKernels, Task};
 pub use raw::jit::{Emit, Jit, JitBuilder};
 
 /// The compiled kernels of one machine, shared by every plan and thread.

@@ -43,9 +43,11 @@ pub struct AttentionInputs {
     pub v: *const f32,
 }
 
-/// The gradients of the inputs.
+/// The gradient of the output, and those of the inputs.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionGradients {
+    /// `[N, K, G, Dh]`, read.
+    pub dout: *const f32,
     /// `[N, K, G, Dh]`
     pub dq: *mut f32,
     /// `[N, K, Dh]`
@@ -63,21 +65,45 @@ pub struct Cache {
     pub v: *mut f32,
 }
 
-/// Which rows of a cache belong to each row of a decode step.
+/// Attention of tokens to their ancestors.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedTree<'a> {
+    /// Extents.
+    pub shape: AttentionShape,
+    /// `[N]`; passed [`AttentionShape::check_tree`].
+    pub subtree_end: &'a [i32],
+    /// Multiplies q · k.
+    pub scale: f32,
+}
+
+/// Attention of rows to a cache, and which of the cache's rows are theirs.
 #[derive(Clone, Copy, Debug)]
 pub struct Pages<'a> {
+    /// Extents; the tokens are the step's rows.
+    pub shape: AttentionShape,
     /// Extents of cache and table.
-    pub shape: CacheShape,
-    /// `[S, table_width]`
+    pub cache: CacheShape,
+    /// `[S, table_width]`; passed [`CacheShape::check`].
     pub block_table: &'a [i32],
-    /// `[S]`
+    /// `[S]`; passed [`CacheShape::check`].
     pub position: &'a [i32],
+    /// Multiplies q · k.
+    pub scale: f32,
+}
+
+/// What one thread computes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Key-value heads, with the query heads of each.
+    pub heads: Range<usize>,
+    /// Tokens, or rows of a decode step.
+    pub tokens: Range<usize>,
 }
 
 impl Pages<'_> {
     /// The cache's row of position `at` of row `row`.
     fn place(&self, row: usize, at: usize) -> i32 {
-        let block = self.block_table[row * self.shape.table_width + at / CACHE_BLOCK];
+        let block = self.block_table[row * self.cache.table_width + at / CACHE_BLOCK];
         block * CACHE_BLOCK as i32 + (at % CACHE_BLOCK) as i32
     }
 }
@@ -101,212 +127,209 @@ impl AttentionKernels {
         self.head_dim
     }
 
-    /// `out[i] = Σ_j softmax_j(scale · q[i] · k[j]) v[j]` over the tokens j that `tokens` i see,
-    /// for the query heads of `heads`.
-    ///
-    /// Threads may take different heads or tokens of the same tensors.
+    /// `out[i] = Σ_j softmax_j(scale · q[i] · k[j]) v[j]` over the tokens j that token i sees, for
+    /// the part's tokens and heads.
     ///
     /// # Safety
-    /// `input` and `out` hold `shape`, whose head size is [`AttentionKernels::head_dim`];
-    /// `subtree_end` has an entry a token; nobody else touches out's rows of these heads and tokens.
+    /// `input` and `out` hold the tree's shape, whose head size is [`AttentionKernels::head_dim`];
+    /// the part is inside it; nobody else touches its elements of `out` meanwhile.
     ///
     /// # Panics
-    /// Never; a `stack` shorter than the deepest token leaves the rest of `out` unwritten.
-    #[allow(clippy::too_many_arguments)]
+    /// Where `stack` or the tree is shorter than the tokens.
     pub unsafe fn forward(
         &self,
-        shape: &AttentionShape,
+        tree: &PackedTree,
         input: AttentionInputs,
-        subtree_end: &[i32],
-        scale: f32,
         out: *mut f32,
-        heads: Range<usize>,
-        tokens: Range<usize>,
+        part: &Part,
         stack: &mut [i32],
     ) {
-        let mut ancestors = Ancestors::new(subtree_end, stack);
-        for token in 0..tokens.end {
+        let places = stack.len().min(tree.subtree_end.len());
+        assert!(places >= part.tokens.end, "a place for each token");
+        let query = Query {
+            shape: &tree.shape,
+            scale: tree.scale,
+            input,
+            out,
+        };
+        let mut ancestors = Ancestors::new(tree.subtree_end, stack);
+        for token in 0..part.tokens.end {
             let Some(rows) = ancestors.advance() else {
                 return;
             };
-            if token >= tokens.start {
+            if token >= part.tokens.start {
                 // SAFETY: by the caller's promise; ancestors are tokens.
-                unsafe { self.attend_row(shape, input, rows, token, scale, out, heads.clone()) };
+                unsafe { self.attend_row(&query, token, part.heads.clone(), rows) };
             }
         }
     }
 
-    /// One query row over the key rows `rows`, for the query heads of `heads`.
+    /// One token's query heads over the key rows `rows`.
     ///
     /// # Safety
-    /// As [`AttentionKernels::forward`], with `rows` not empty and inside k and v.
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn attend_row(
-        &self,
-        shape: &AttentionShape,
-        input: AttentionInputs,
-        rows: &[i32],
-        token: usize,
-        scale: f32,
-        out: *mut f32,
-        heads: Range<usize>,
-    ) {
-        let (dim, stride) = (shape.head_dim, shape.kv_stride() as i64);
+    /// The query's tensors hold its shape; token and heads are inside it; `rows` is not empty and
+    /// inside k and v.
+    unsafe fn attend_row(&self, query: &Query, token: usize, heads: Range<usize>, rows: &[i32]) {
+        let Query {
+            shape,
+            scale,
+            input,
+            out,
+        } = *query;
+        let (count, stride) = (rows.len() as i64, shape.kv_stride() as i64);
         for head in heads {
+            let kv = head * shape.head_dim;
             for member in 0..shape.group {
-                let at = token * shape.q_stride() + (head * shape.group + member) * dim;
+                let at = q_offset(shape, token, head, member);
                 // SAFETY: head and token are inside the tensors, by the caller's promise.
                 unsafe {
-                    let (k, v) = (input.k.add(head * dim), input.v.add(head * dim));
-                    let (q, out) = (input.q.add(at), out.add(at));
-                    (self.attend)(
-                        rows.len() as i64,
-                        rows.as_ptr(),
-                        q,
-                        k,
-                        v,
-                        stride,
-                        scale,
-                        out,
+                    let (q, k, v) = (input.q.add(at), input.k.add(kv), input.v.add(kv));
+                    (self.attend)(count, rows.as_ptr(), q, k, v, stride, scale, out.add(at));
+                }
+            }
+        }
+    }
+
+    /// Gradients of [`AttentionKernels::forward`] for key-value heads, all tokens.
+    ///
+    /// Contributions to dk and dv are added in the order of tokens, then of the group's members.
+    ///
+    /// # Safety
+    /// As `forward`; the gradients hold the tree's shape, and nobody else touches these heads'
+    /// elements of dq, dk and dv meanwhile; `scratch` has
+    /// [`AttentionShape::backward_scratch_len`] floats of this thread's own.
+    ///
+    /// # Panics
+    /// As `forward`.
+    pub unsafe fn backward(
+        &self,
+        tree: &PackedTree,
+        input: AttentionInputs,
+        gradients: AttentionGradients,
+        heads: Range<usize>,
+        stack: &mut [i32],
+        scratch: *mut f32,
+    ) {
+        let shape = &tree.shape;
+        let places = stack.len().min(tree.subtree_end.len());
+        assert!(places >= shape.tokens, "a place for each token");
+        for token in 0..shape.tokens {
+            let at = token * shape.kv_stride() + heads.start * shape.head_dim;
+            let floats = heads.len() * shape.head_dim;
+            // SAFETY: these heads of this token are ours to write.
+            unsafe {
+                gradients.dk.add(at).write_bytes(0, floats);
+                gradients.dv.add(at).write_bytes(0, floats);
+            }
+        }
+        let stride = shape.kv_stride() as i64;
+        let mut ancestors = Ancestors::new(tree.subtree_end, stack);
+        for token in 0..shape.tokens {
+            let Some(rows) = ancestors.advance() else {
+                return;
+            };
+            let (count, rows) = (rows.len() as i64, rows.as_ptr());
+            for (head, member) in heads
+                .clone()
+                .flat_map(|h| (0..shape.group).map(move |m| (h, m)))
+            {
+                let (at, kv) = (q_offset(shape, token, head, member), head * shape.head_dim);
+                // SAFETY: head, token and ancestors are inside the tensors, by the caller's promise.
+                unsafe {
+                    let (q, k, v) = (input.q.add(at), input.k.add(kv), input.v.add(kv));
+                    let (dout, dq) = (gradients.dout.add(at), gradients.dq.add(at));
+                    let (dk, dv) = (gradients.dk.add(kv), gradients.dv.add(kv));
+                    (self.backward)(
+                        count, rows, q, k, v, stride, tree.scale, dout, scratch, dq, dk, dv,
                     );
                 }
             }
         }
     }
 
-    /// Gradients of [`AttentionKernels::forward`] for the key-value heads `heads`, all tokens.
-    ///
-    /// Contributions to dk and dv are added in the order of tokens, then of the group's members.
-    /// Threads may take different heads.
-    ///
-    /// # Safety
-    /// As `forward`; `dout` is laid out as out and `gradients` as `input`, which is written for
-    /// these heads alone; `scratch` has [`AttentionShape::backward_scratch_len`] floats of this
-    /// thread's own.
-    #[allow(clippy::too_many_arguments)]
-    pub unsafe fn backward(
-        &self,
-        shape: &AttentionShape,
-        input: AttentionInputs,
-        subtree_end: &[i32],
-        scale: f32,
-        dout: *const f32,
-        gradients: AttentionGradients,
-        heads: Range<usize>,
-        stack: &mut [i32],
-        scratch: *mut f32,
-    ) {
-        let dim = shape.head_dim;
-        for token in 0..shape.tokens {
-            for head in heads.clone() {
-                let at = token * shape.kv_stride() + head * dim;
-                // SAFETY: the head's row of this token is ours to write.
-                unsafe {
-                    gradients.dk.add(at).write_bytes(0, dim);
-                    gradients.dv.add(at).write_bytes(0, dim);
-                }
-            }
-        }
-        let mut ancestors = Ancestors::new(subtree_end, stack);
-        for token in 0..shape.tokens {
-            let Some(rows) = ancestors.advance() else {
-                return;
-            };
-            for head in heads.clone() {
-                for member in 0..shape.group {
-                    let at = token * shape.q_stride() + (head * shape.group + member) * dim;
-                    let kv = head * dim;
-                    // SAFETY: head, token and ancestors are inside the tensors, by the caller's promise.
-                    unsafe {
-                        (self.backward)(
-                            rows.len() as i64,
-                            rows.as_ptr(),
-                            input.q.add(at),
-                            input.k.add(kv),
-                            input.v.add(kv),
-                            shape.kv_stride() as i64,
-                            scale,
-                            dout.add(at),
-                            scratch,
-                            gradients.dq.add(at),
-                            gradients.dk.add(kv),
-                            gradients.dv.add(kv),
-                        );
-                    }
-                }
-            }
-        }
-    }
-
-    /// Writes the keys and values of `rows` to their places in the cache.
+    /// Writes the keys and values of `rows` to their places in the cache; `input.q` is not read.
     ///
     /// All rows must be written before [`AttentionKernels::attend_paged`] reads any of them.
     ///
     /// # Safety
-    /// `input.k` and `input.v` hold `shape`; the cache holds `pages.shape`; `pages` passed
-    /// [`CacheShape::check`]; nobody else touches the cache meanwhile.
+    /// `input.k` and `input.v` hold the pages' shape, `cache` their cache's; `rows` are rows of
+    /// theirs; nobody else touches the cache meanwhile, but for other rows' places.
     pub unsafe fn write_cache(
         &self,
-        shape: &AttentionShape,
+        pages: &Pages,
         input: AttentionInputs,
         cache: Cache,
-        pages: &Pages,
         rows: Range<usize>,
     ) {
-        let floats = shape.kv_stride();
+        let floats = pages.shape.kv_stride();
         for row in rows {
-            let to = pages.place(row, pages.position[row] as usize) as usize * floats;
+            let place = pages.place(row, pages.position[row] as usize) as usize;
+            let (from, to) = (row * floats, place * floats);
             // SAFETY: both rows are inside their tensors, which are distinct, by the caller's promise.
             unsafe {
                 cache
                     .k
                     .add(to)
-                    .copy_from_nonoverlapping(input.k.add(row * floats), floats);
+                    .copy_from_nonoverlapping(input.k.add(from), floats);
                 cache
                     .v
                     .add(to)
-                    .copy_from_nonoverlapping(input.v.add(row * floats), floats);
+                    .copy_from_nonoverlapping(input.v.add(from), floats);
             }
         }
     }
 
-    /// Attention of `rows` over positions `0..=position` of their blocks, for the query heads of
-    /// `heads`: the bits of [`AttentionKernels::forward`] for the same history.
+    /// Attention of the part's rows over positions `0..=position` of their blocks: the bits of
+    /// [`AttentionKernels::forward`] for the same history.
     ///
     /// # Safety
-    /// As [`AttentionKernels::write_cache`], which ran for all rows; `q` and `out` hold `shape`.
+    /// As [`AttentionKernels::write_cache`], which ran for all rows; `q` and `out` hold the pages'
+    /// shape; nobody else touches the part's elements of `out`, or writes to the cache.
     ///
     /// # Panics
-    /// Never; rows at positions beyond the length of `places` stay unwritten.
-    #[allow(clippy::too_many_arguments)]
+    /// Where `places` is shorter than the longest history.
     pub unsafe fn attend_paged(
         &self,
-        shape: &AttentionShape,
+        pages: &Pages,
         q: *const f32,
         cache: Cache,
-        pages: &Pages,
-        scale: f32,
         out: *mut f32,
-        heads: Range<usize>,
-        rows: Range<usize>,
+        part: &Part,
         places: &mut [i32],
     ) {
-        for row in rows {
-            let Some(places) = places.get_mut(..pages.position[row] as usize + 1) else {
-                continue;
-            };
+        let input = AttentionInputs {
+            q,
+            k: cache.k,
+            v: cache.v,
+        };
+        let query = Query {
+            shape: &pages.shape,
+            scale: pages.scale,
+            input,
+            out,
+        };
+        for row in part.tokens.clone() {
+            let places = &mut places[..pages.position[row] as usize + 1];
             for (at, place) in places.iter_mut().enumerate() {
                 *place = pages.place(row, at);
             }
-            let input = AttentionInputs {
-                q,
-                k: cache.k,
-                v: cache.v,
-            };
             // SAFETY: by the caller's promise the places are inside the cache.
-            unsafe { self.attend_row(shape, input, places, row, scale, out, heads.clone()) };
+            unsafe { self.attend_row(&query, row, part.heads.clone(), places) };
         }
     }
+}
+
+/// What every query row of a call has in common.
+struct Query<'s> {
+    shape: &'s AttentionShape,
+    scale: f32,
+    input: AttentionInputs,
+    out: *mut f32,
+}
+
+/// Where a query head lies in q and out.
+fn q_offset(shape: &AttentionShape, token: usize, head: usize, member: usize) -> usize {
+    token * shape.q_stride() + (head * shape.group + member) * shape.head_dim
 }
 
 #[cfg(test)]

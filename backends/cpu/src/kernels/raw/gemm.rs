@@ -14,21 +14,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::jit::Jit;
-use crate::kernels::contraction::Offsets;
+use super::pack::{Packer, Panel, pack_any};
 use crate::kernels::emit::micro::{Epilogue, Shape};
 use crate::kernels::gemm::{GemmPlan, MAX_ROWS, MAX_TILE, Output, Region, TileDone};
 use crate::kernels::{Error, Machine, names};
 
 type MicroKernel = unsafe extern "C" fn(i64, *const f32, *const f32, *mut f32, *const i64);
-type PackKernel = unsafe extern "C" fn(i64, *const f32, *const i64, *mut f32);
-
-/// Compiled packing for panels of one width.
-#[derive(Clone, Copy)]
-struct Packer {
-    width: usize,
-    along: PackKernel,
-    across: PackKernel,
-}
 
 /// A compiled micro-kernel of one shape, the epilogues in the order of [`Epilogue::ALL`].
 struct Micro {
@@ -55,18 +46,6 @@ impl GemmKernels {
             // SAFETY: `emit_micro_kernel` gave this name exactly this signature, and `_code` keeps it.
             unsafe { code.function(&names::micro(shape, epilogue)) }
         };
-        let pack = |name: String| -> Result<PackKernel, Error> {
-            // SAFETY: `emit_pack_*` gave this name exactly this signature, and `_code` keeps it.
-            unsafe { code.function(&name) }
-        };
-        let packer = |width| -> Result<Packer, Error> {
-            let (along, across) = (names::pack_along(width), names::pack_across(width));
-            Ok(Packer {
-                width,
-                along: pack(along)?,
-                across: pack(across)?,
-            })
-        };
         let (mut by_height, mut narrow) = (Vec::new(), Vec::new());
         for shape in names::shapes(machine.tile) {
             let [store, update] = Epilogue::ALL.map(|epilogue| micro(shape, epilogue));
@@ -86,8 +65,8 @@ impl GemmKernels {
         Ok(GemmKernels {
             by_height,
             narrow,
-            pack_a: packer(machine.tile.rows)?,
-            pack_b: packer(machine.tile_columns())?,
+            pack_a: Packer::new(code, machine.tile.rows)?,
+            pack_b: Packer::new(code, machine.tile_columns())?,
             _code: code.clone(),
         })
     }
@@ -114,59 +93,19 @@ impl GemmKernels {
     }
 }
 
-/// The lines of a matrix that go into one panel, and the steps along them.
-struct Panel<'p> {
-    lines: &'p Offsets,
-    range: Range<usize>,
-    steps: &'p Offsets,
-    depth: Range<usize>,
-}
-
-impl Packer {
-    /// Packs a panel of `self.width` lines, those beyond the range as zeros.
-    ///
-    /// # Safety
-    /// Every line and step of `panel` is readable from `source`, and `to` has room for the panel.
-    unsafe fn pack(&self, panel: &Panel, source: *const f32, to: *mut f32) {
-        let (range, depth) = (panel.range.clone(), panel.depth.clone());
-        let k = depth.len() as i64;
-        if depth.is_empty() {
-            return;
-        }
-        if range.len() == self.width && panel.lines.is_adjacent(range.clone()) {
-            let source = source.wrapping_offset(panel.lines.at(range.start) as isize);
-            let steps = panel.steps.slice(depth);
-            // SAFETY: the lines are consecutive from `source + steps[p]`, by the caller's promise readable.
-            unsafe { (self.along)(k, source, steps.as_ptr(), to) };
-        } else if range.len() == self.width && panel.steps.is_adjacent(depth.clone()) {
-            let source = source.wrapping_offset(panel.steps.at(depth.start) as isize);
-            let lines = panel.lines.slice(range);
-            // SAFETY: the steps are consecutive from `source + lines[i]`, by the caller's promise readable.
-            unsafe { (self.across)(k, source, lines.as_ptr(), to) };
-        } else {
-            // SAFETY: by the caller's promise.
-            unsafe { pack_any(panel, self.width, source, to) };
-        }
-    }
-}
-
-/// Packs element by element, for edges and for strides without a run.
-///
-/// # Safety
-/// As [`Packer::pack`], for a panel of `width` lines.
-unsafe fn pack_any(panel: &Panel, width: usize, source: *const f32, to: *mut f32) {
-    let lines = panel.lines.slice(panel.range.clone());
-    for (p, &step) in panel.steps.slice(panel.depth.clone()).iter().enumerate() {
-        for i in 0..width {
-            // SAFETY: (p, i) is inside the panel; the source element is one the caller promised.
-            unsafe {
-                let element = lines
-                    .get(i)
-                    .map_or(0.0, |line| *source.wrapping_offset((line + step) as isize));
-                *to.add(p * width + i) = element;
-            }
-        }
-    }
+/// What one thread computes, with what, and where to.
+#[derive(Clone, Copy)]
+pub struct Task<'t> {
+    /// The compiled kernels.
+    pub kernels: &'t GemmKernels,
+    /// The part of C.
+    pub region: &'t Region,
+    /// Where its elements go.
+    pub output: Output,
+    /// Whether they are stored or added.
+    pub epilogue: Epilogue,
+    /// The thread's scratch memory; aligned to 64 bytes it is fastest.
+    pub workspace: *mut f32,
 }
 
 impl GemmPlan {
@@ -224,57 +163,42 @@ impl GemmPlan {
         }
     }
 
-    /// Computes `region` of C from A and B. `done` is called after each finished block of rows.
+    /// Computes the task's region of C from A and B. `done` is called after each finished block of rows.
     ///
     /// # Safety
-    /// - `kernels` and the plan are for the same machine, and `region` is inside the plan.
+    /// - The task's kernels and this plan are for the same machine, and its region is inside the plan.
     /// - `a` and `b` are base addresses, readable over the plan's spans.
-    /// - `output` is writable for the region (initialised where `epilogue` updates), and nobody
-    ///   else touches those elements meanwhile. It overlaps neither input nor `workspace`.
-    /// - `workspace` has [`GemmPlan::workspace_len`] floats of this thread's own.
-    #[allow(clippy::too_many_arguments)]
+    /// - The task's output is writable for the region (initialised where the epilogue updates),
+    ///   and nobody else touches those elements meanwhile. It overlaps neither an input nor the
+    ///   workspace.
+    /// - The workspace has [`GemmPlan::workspace_len`] floats of this thread's own.
     pub unsafe fn run(
         &self,
-        kernels: &GemmKernels,
+        task: &Task,
         a: *const f32,
         b: *const f32,
-        output: Output,
-        epilogue: Epilogue,
-        region: &Region,
-        workspace: *mut f32,
         done: &mut dyn FnMut(TileDone),
     ) {
+        let Task {
+            region, kernels, ..
+        } = *task;
+        let block_of_a = self.packed_workspace_len().next_multiple_of(16);
         // SAFETY: the workspace holds a block of A, then the packed panels.
-        let packed = unsafe { workspace.add(self.packed_workspace_len().next_multiple_of(16)) };
+        let data = unsafe { task.workspace.add(block_of_a) };
         let panels = region.cols.start / self.nr..region.cols.end.div_ceil(self.nr);
         for batch in region.batch.clone() {
+            let target = Target { task, batch };
             for first in panels.clone().step_by(self.blocking.panels) {
                 let group = first..panels.end.min(first + self.blocking.panels);
                 let cols = region.cols.start.max(group.start * self.nr)
                     ..region.cols.end.min(group.end * self.nr);
-                let target = Target {
-                    output,
-                    region,
-                    batch,
-                    epilogue,
-                };
+                let mut ignored = |_| {};
                 let is_last = group.end == panels.end;
+                let done: &mut dyn FnMut(TileDone) = if is_last { done } else { &mut ignored };
                 // SAFETY: by the caller's promise; the group fits the workspace.
                 unsafe {
-                    self.pack_panels(kernels, b, packed, batch, group.clone());
-                    let packed = PackedPanels {
-                        data: packed,
-                        first: group.start,
-                    };
-                    self.columns(kernels, a, packed, &target, cols, workspace, &mut |rows| {
-                        if is_last {
-                            done(TileDone {
-                                batch,
-                                rows,
-                                cols: region.cols.clone(),
-                            });
-                        }
-                    });
+                    self.pack_panels(kernels, b, data, batch, group);
+                    self.columns(&target, a, PackedPanels { data, first }, cols, done);
                 }
             }
         }
@@ -283,42 +207,25 @@ impl GemmPlan {
     /// As [`GemmPlan::run`], with B packed by [`GemmPlan::pack_b`].
     ///
     /// # Safety
-    /// As [`GemmPlan::run`], but `packed` is the whole packed B, which may be shared, and
-    /// `workspace` needs [`GemmPlan::packed_workspace_len`] floats.
-    #[allow(clippy::too_many_arguments)]
+    /// As [`GemmPlan::run`], but `packed` is the whole packed B, which may be shared, and the
+    /// workspace needs [`GemmPlan::packed_workspace_len`] floats.
     pub unsafe fn run_packed(
         &self,
-        kernels: &GemmKernels,
+        task: &Task,
         a: *const f32,
         packed: *const f32,
-        output: Output,
-        epilogue: Epilogue,
-        region: &Region,
-        workspace: *mut f32,
         done: &mut dyn FnMut(TileDone),
     ) {
-        if region.cols.is_empty() {
+        let cols = task.region.cols.clone();
+        if cols.is_empty() {
             return;
         }
-        for batch in region.batch.clone() {
-            let target = Target {
-                output,
-                region,
-                batch,
-                epilogue,
-            };
+        for batch in task.region.batch.clone() {
             // SAFETY: by the caller's promise; the batch entry's part is inside `packed`.
             unsafe {
                 let data = packed.add(batch * self.packed_b_batch_len());
                 let packed = PackedPanels { data, first: 0 };
-                let cols = region.cols.clone();
-                self.columns(kernels, a, packed, &target, cols, workspace, &mut |rows| {
-                    done(TileDone {
-                        batch,
-                        rows,
-                        cols: region.cols.clone(),
-                    });
-                });
+                self.columns(&Target { task, batch }, a, packed, cols.clone(), done);
             }
         }
     }
@@ -327,30 +234,33 @@ impl GemmPlan {
     ///
     /// # Safety
     /// As [`GemmPlan::run_packed`], where `packed` holds the panels of `cols`.
-    #[allow(clippy::too_many_arguments)]
     unsafe fn columns(
         &self,
-        kernels: &GemmKernels,
+        target: &Target,
         a: *const f32,
         packed: PackedPanels,
-        target: &Target,
         cols: Range<usize>,
-        workspace: *mut f32,
-        done: &mut dyn FnMut(Range<usize>),
+        done: &mut dyn FnMut(TileDone),
     ) {
+        let Task {
+            region,
+            kernels,
+            workspace,
+            ..
+        } = *target.task;
         let a = a.wrapping_offset(self.batch[target.batch][0] as isize);
-        let rows = target.region.rows.clone();
-        for first in rows.clone().step_by(self.blocking.mc) {
-            let block = first..rows.end.min(first + self.blocking.mc);
+        for first in region.rows.clone().step_by(self.blocking.mc) {
+            let rows = first..region.rows.end.min(first + self.blocking.mc);
             for depth in self.k_blocks() {
-                let epilogue = if depth.start == 0 {
-                    target.epilogue
+                let is_first = depth.start == 0;
+                let epilogue = if is_first {
+                    target.task.epilogue
                 } else {
                     Epilogue::Update
                 };
                 // SAFETY: by the caller's promise.
                 unsafe {
-                    self.pack_a(kernels, a, workspace, block.clone(), depth.clone());
+                    self.pack_a(kernels, a, workspace, rows.clone(), depth.clone());
                     let pass = Pass {
                         plan: self,
                         kernels,
@@ -358,10 +268,14 @@ impl GemmPlan {
                         depth,
                         epilogue,
                     };
-                    pass.block(workspace, packed, block.clone(), cols.clone());
+                    pass.block(workspace, packed, rows.clone(), cols.clone());
                 }
             }
-            done(block);
+            done(TileDone {
+                batch: target.batch,
+                rows,
+                cols: region.cols.clone(),
+            });
         }
     }
 
@@ -406,18 +320,16 @@ struct PackedPanels {
     first: usize,
 }
 
-/// Where results of one batch entry go, and how.
-struct Target<'r> {
-    output: Output,
-    region: &'r Region,
+/// A task's batch entry.
+struct Target<'t> {
+    task: &'t Task<'t>,
     batch: usize,
-    epilogue: Epilogue,
 }
 
 impl Target<'_> {
     /// Address of element (row, col).
     fn address(&self, plan: &GemmPlan, row: usize, col: usize) -> *mut f32 {
-        match self.output {
+        match self.task.output {
             Output::Planned { base } => {
                 let batch = plan.batch[self.batch][2];
                 base.wrapping_offset((batch + plan.c_m.at(row) + plan.c_n.at(col)) as isize)
@@ -427,21 +339,21 @@ impl Target<'_> {
                 row_stride,
                 batch_stride,
             } => {
-                let batch = (self.batch - self.region.batch.start) * batch_stride;
-                let row = (row - self.region.rows.start) * row_stride;
-                base.wrapping_add(batch + row + col - self.region.cols.start)
+                let batch = (self.batch - self.task.region.batch.start) * batch_stride;
+                let row = (row - self.task.region.rows.start) * row_stride;
+                base.wrapping_add(batch + row + col - self.task.region.cols.start)
             }
         }
     }
 
     /// Whether the columns lie side by side.
     fn is_adjacent(&self, plan: &GemmPlan, cols: Range<usize>) -> bool {
-        matches!(self.output, Output::Dense { .. }) || plan.c_n.is_adjacent(cols)
+        matches!(self.task.output, Output::Dense { .. }) || plan.c_n.is_adjacent(cols)
     }
 
     /// Floats from row `first` to row `first + i`.
     fn row_offset(&self, plan: &GemmPlan, first: usize, i: usize) -> i64 {
-        match self.output {
+        match self.task.output {
             Output::Planned { .. } => plan.c_m.at(first + i) - plan.c_m.at(first),
             Output::Dense { row_stride, .. } => (i * row_stride) as i64,
         }

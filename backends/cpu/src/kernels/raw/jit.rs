@@ -20,6 +20,12 @@ use inkwell::targets::{FileType, TargetMachine};
 use crate::kernels::emit::math;
 use crate::kernels::{Error, Machine};
 
+/// Passes for generated kernels, whose loops are already vectors and unrolled as they should be:
+/// more of it would only take time.
+const GENERATED: &str = "default<O1>";
+/// Passes for modules that come from elsewhere.
+const TRANSLATED: &str = "default<O3>";
+
 /// A form in which a module can be written out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Emit {
@@ -95,7 +101,7 @@ impl JitBuilder {
         let context = unsafe { self.context.get() };
         let module = context.create_module(name);
         fill(context, &module, &self.machine)?;
-        self.optimise_and_keep(module)
+        self.optimise_and_keep(module, GENERATED)
     }
 
     /// Adds a module that was built elsewhere in [`JitBuilder::raw_context`], such as MLIR's translation.
@@ -117,7 +123,7 @@ impl JitBuilder {
         {
             self.machine.set_target(context, function);
         }
-        self.optimise_and_keep(module)
+        self.optimise_and_keep(module, TRANSLATED)
     }
 
     /// Makes calls to `name` go to `address`.
@@ -129,7 +135,7 @@ impl JitBuilder {
         self.symbols.push((name.to_owned(), address));
     }
 
-    fn optimise_and_keep(&mut self, module: Module<'static>) -> Result<(), Error> {
+    fn optimise_and_keep(&mut self, module: Module<'static>, passes: &str) -> Result<(), Error> {
         let name = module.get_name().to_string_lossy().into_owned();
         module.set_triple(&self.target.get_triple());
         module.set_data_layout(&self.target.get_target_data().get_data_layout());
@@ -140,7 +146,7 @@ impl JitBuilder {
         // SAFETY: as in `add_module`; `module` is of this context.
         let context = unsafe { self.context.get() };
         let functions = math::replace_exp(context, &module, &self.machine)?;
-        self.run_passes(&module, "default<O3>")?;
+        self.run_passes(&module, passes)?;
         if !functions.is_empty() {
             math::make_inline(context, &module, &functions);
             self.run_passes(&module, math::INLINE_PASSES)?;

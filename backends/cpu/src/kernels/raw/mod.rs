@@ -11,4 +11,5 @@ mod guard;
 pub mod ir;
 pub mod jit;
 pub mod measure;
+mod pack;
 pub mod product;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::buffer::AlignedFloats;
 use super::gemm::GemmKernels;
-use crate::kernels::{Contraction, Epilogue, Error, GemmPlan, Kernels, Output, Region};
+use crate::kernels::{Contraction, Epilogue, Error, GemmPlan, Kernels, Output, Region, Task};
 
 /// `C[m, n] = A[m, k] · B[k, n]`, with its operands and scratch memory.
 pub struct Product {
@@ -87,20 +87,15 @@ impl Product {
                 rows,
                 ..plan.whole()
             };
-            let output = Output::Planned { base: c.get() };
+            let task = Task {
+                kernels: kernels.gemm(),
+                region: &region,
+                output: Output::Planned { base: c.get() },
+                epilogue: Epilogue::Store,
+                workspace: workspace.as_mut_ptr(),
+            };
             // SAFETY: the buffers have the plan's lengths; each thread has rows and scratch of its own.
-            unsafe {
-                plan.run_packed(
-                    kernels.gemm(),
-                    a.as_ptr(),
-                    packed.as_ptr(),
-                    output,
-                    Epilogue::Store,
-                    &region,
-                    workspace.as_mut_ptr(),
-                    &mut |_| {},
-                );
-            }
+            unsafe { plan.run_packed(&task, a.as_ptr(), packed.as_ptr(), &mut |_| {}) };
         };
         let threads = self.workspaces.len();
         std::thread::scope(|scope| {

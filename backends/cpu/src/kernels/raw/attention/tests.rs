@@ -69,6 +69,14 @@ impl Case {
         }
     }
 
+    fn tree(&self) -> PackedTree<'_> {
+        PackedTree {
+            shape: self.shape,
+            subtree_end: &self.subtree_end,
+            scale: self.scale,
+        }
+    }
+
     fn slices(&self) -> [&[f32]; 3] {
         [&self.q, &self.k, &self.v]
     }
@@ -84,18 +92,14 @@ impl Case {
         );
         for heads in [head..self.shape.kv_heads, 0..head] {
             for tokens in [token..self.shape.tokens, 0..token] {
+                let part = Part {
+                    heads: heads.clone(),
+                    tokens,
+                };
                 // SAFETY: the vectors hold the shape.
                 unsafe {
-                    attention.forward(
-                        &self.shape,
-                        self.input(),
-                        &self.subtree_end,
-                        self.scale,
-                        out.as_mut_ptr(),
-                        heads.clone(),
-                        tokens,
-                        &mut stack,
-                    );
+                    let out = out.as_mut_ptr();
+                    attention.forward(&self.tree(), self.input(), out, &part, &mut stack);
                 }
             }
         }
@@ -108,6 +112,7 @@ impl Case {
             .slices()
             .map(|x| Guarded::new(&vec![f32::NAN; x.len()]));
         let gradients = AttentionGradients {
+            dout: dout.as_ptr(),
             dq: dq.as_mut_ptr(),
             dk: dk.as_mut_ptr(),
             dv: dv.as_mut_ptr(),
@@ -116,19 +121,10 @@ impl Case {
         let mut scratch = Guarded::new(&vec![f32::NAN; self.shape.backward_scratch_len()]);
         let head = cut % (self.shape.kv_heads + 1);
         for heads in [head..self.shape.kv_heads, 0..head] {
+            let (tree, scratch) = (self.tree(), scratch.as_mut_ptr());
             // SAFETY: the vectors hold the shape.
             unsafe {
-                attention.backward(
-                    &self.shape,
-                    self.input(),
-                    &self.subtree_end,
-                    self.scale,
-                    dout.as_ptr(),
-                    gradients,
-                    heads,
-                    &mut stack,
-                    scratch.as_mut_ptr(),
-                );
+                attention.backward(&tree, self.input(), gradients, heads, &mut stack, scratch);
             }
         }
         [dq, dk, dv].map(|floats| floats.to_vec())
@@ -283,9 +279,11 @@ fn decode(
             .check(&shape, &block_table, &position)
             .expect("tables fit");
         let pages = Pages {
-            shape: cache_shape,
+            shape,
+            cache: cache_shape,
             block_table: &block_table,
             position: &position,
+            scale: case.scale,
         };
         let q = gather(&case.q, shape.q_stride(), tokens);
         let k = gather(&case.k, shape.kv_stride(), tokens);
@@ -298,18 +296,13 @@ fn decode(
         let mut out = vec![f32::NAN; q.len()];
         // SAFETY: the vectors hold their shapes, and the tables were checked.
         unsafe {
-            attention.write_cache(&shape, input, cache, &pages, 0..tokens.len());
-            attention.attend_paged(
-                &shape,
-                q.as_ptr(),
-                cache,
-                &pages,
-                case.scale,
-                out.as_mut_ptr(),
-                0..shape.kv_heads,
-                0..tokens.len(),
-                &mut places,
-            );
+            let part = Part {
+                heads: 0..shape.kv_heads,
+                tokens: 0..tokens.len(),
+            };
+            attention.write_cache(&pages, input, cache, 0..tokens.len());
+            let out = out.as_mut_ptr();
+            attention.attend_paged(&pages, q.as_ptr(), cache, out, &part, &mut places);
         }
         decoded.extend(out);
     }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::super::guard::Guarded;
 use crate::kernels::{
-    Contraction, Dim, Epilogue, GemmPlan, Isa, Kernels, Machine, Output, Region, TileDone,
+    Contraction, Dim, Epilogue, GemmPlan, Isa, Kernels, Machine, Output, Region, Task, TileDone,
     reference,
 };
 
@@ -86,17 +86,24 @@ impl Case {
         });
         let (p, w) = (packed.as_mut_ptr(), workspace.as_mut_ptr());
         let mut hook = |tile| done.push(tile);
+        let task = Task {
+            kernels: gemm,
+            region,
+            output,
+            epilogue,
+            workspace: w,
+        };
         // SAFETY: operands have their spans, scratch has its length, the output is the caller's vector.
         unsafe {
             match packing {
-                Packing::Inside => plan.run(gemm, a, b, output, epilogue, region, w, &mut hook),
+                Packing::Inside => plan.run(&task, a, b, &mut hook),
                 Packing::Ahead => {
                     for batch in 0..plan.batches() {
                         let middle = plan.panels() / 2;
                         plan.pack_b(gemm, b, p, batch, middle..plan.panels());
                         plan.pack_b(gemm, b, p, batch, 0..middle);
                     }
-                    plan.run_packed(gemm, a, p, output, epilogue, region, w, &mut hook);
+                    plan.run_packed(&task, a, p, &mut hook);
                 }
             }
         }

@@ -25,6 +25,17 @@ define <4 x float> @exp_four(<4 x float> %x) {
   %y = call <4 x float> @llvm.exp.v4f32(<4 x float> %x)
   ret <4 x float> %y
 }
+define void @others(ptr noalias %x.at, ptr noalias %to) {
+  %x = load float, ptr %x.at
+  %log = call float @llvm.log.f32(float %x)
+  %tanh = call float @llvm.tanh.f32(float %log)
+  %cos = call float @llvm.cos.f32(float %tanh)
+  store float %cos, ptr %to
+  ret void
+}
+declare float @llvm.log.f32(float)
+declare float @llvm.tanh.f32(float)
+declare float @llvm.cos.f32(float)
 declare float @llvm.exp.f32(float)
 declare <4 x float> @llvm.exp.v4f32(<4 x float>)
 \0";
@@ -104,6 +115,20 @@ fn exp_is_within_two_units_and_has_libms_limits() {
         assert_eq!(exp_all(&jit, &edges), expected);
         assert!(exp_all(&jit, &[f32::NAN])[0].is_nan());
     }
+}
+
+#[test]
+fn functions_without_a_polynomial_are_libms() {
+    let builder = builder(Machine::best_isa().expect("host")).expect("builder");
+    let jit = builder.finish().expect("jit");
+    let (x, mut y) = (2.5f32, 0.0f32);
+    // SAFETY: `others` has this type.
+    unsafe {
+        let others: unsafe extern "C" fn(*const f32, *mut f32) =
+            jit.function("others").expect("function");
+        others(&x, &mut y);
+    }
+    assert!((y - x.ln().tanh().cos()).abs() < 1e-6, "{y}");
 }
 
 #[test]

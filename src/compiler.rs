@@ -1,0 +1,211 @@
+//! From a model to a program: importers, autodiff, sharding, fusion and the schedule, in that order.
+
+use std::path::{Path, PathBuf};
+
+use t3c_frontends::{Graph, Objective, Options, Phase};
+use t3c_ir::{Context, Element, Module};
+use t3c_passes::{Remark, autodiff, pipelines, run_passes, schedule::schedule};
+use t3c_sim::System;
+
+use crate::{Error, Program, program::Texts};
+
+/// Which pairs are fused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fuse {
+    /// Every pair that can be.
+    Always,
+    /// Those that the bound favours.
+    #[default]
+    Profitable,
+    /// None.
+    Never,
+}
+
+impl Fuse {
+    /// As `t3-fuse{policy=…}` names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fuse::Always => "always",
+            Fuse::Profitable => "profitable",
+            Fuse::Never => "never",
+        }
+    }
+}
+
+/// What a training program computes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Goal {
+    /// What the graph says.
+    #[default]
+    Forward,
+    /// Also the gradients of these parameters (all where empty).
+    Gradients(Vec<String>),
+    /// One optimizer step.
+    Optimizer(autodiff::AdamW),
+}
+
+enum Source {
+    Path(PathBuf),
+    Mlir { text: String, name: String },
+    Graph(Box<Graph>),
+}
+
+/// Compiles one model. A builder: options left unset are the model's own or the documented defaults.
+pub struct Compiler {
+    source: Source,
+    options: Options,
+    goal: Option<Goal>,
+    fuse: Fuse,
+    system: Option<System>,
+    chooses_degree: bool,
+}
+
+impl Compiler {
+    fn new(source: Source) -> Self {
+        let options = Options::default();
+        Self { source, options, goal: None, fuse: Fuse::default(), system: None, chooses_degree: false }
+    }
+
+    /// A model file or folder: Hugging Face, `model.json`, or `.mlir`.
+    pub fn from_path(path: impl AsRef<Path>) -> Self {
+        Self::new(Source::Path(path.as_ref().to_owned()))
+    }
+
+    /// MLIR text; `name` stands for its file in messages.
+    pub fn from_mlir(text: impl Into<String>, name: impl Into<String>) -> Self {
+        Self::new(Source::Mlir { text: text.into(), name: name.into() })
+    }
+
+    /// A graph built in Rust.
+    pub fn from_graph(graph: Graph) -> Self {
+        Self::new(Source::Graph(Box::new(graph)))
+    }
+
+    /// The phase (default prefill).
+    pub fn phase(mut self, phase: Phase) -> Self {
+        self.options.phase = phase;
+        self
+    }
+
+    /// Tensor parallelism.
+    pub fn tp(mut self, tp: u64) -> Self {
+        self.options.tp = Some(tp);
+        self
+    }
+
+    /// Where no degree is given, here or in the file: the largest of 8, 4, 2 that fits, instead of 1.
+    pub fn choose_degree(mut self) -> Self {
+        self.chooses_degree = true;
+        self
+    }
+
+    /// Sequences.
+    pub fn batch(mut self, batch: u64) -> Self {
+        self.options.batch = Some(batch);
+        self
+    }
+
+    /// Tokens a sequence.
+    pub fn seq(mut self, seq: u64) -> Self {
+        self.options.seq = Some(seq);
+        self
+    }
+
+    /// Element type of parameters and activations.
+    pub fn dtype(mut self, element: Element) -> Self {
+        self.options.dtype = Some(element);
+        self
+    }
+
+    /// What training minimises.
+    pub fn objective(mut self, objective: Objective) -> Self {
+        self.options.objective = objective;
+        self
+    }
+
+    /// The importer's options as a whole.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// What a training program computes (default: one AdamW step).
+    pub fn goal(mut self, goal: Goal) -> Self {
+        self.goal = Some(goal);
+        self
+    }
+
+    /// Which pairs to fuse.
+    pub fn fuse(mut self, fuse: Fuse) -> Self {
+        self.fuse = fuse;
+        self
+    }
+
+    /// The machine whose rates decide what is profitable.
+    pub fn system(mut self, system: System) -> Self {
+        self.system = Some(system);
+        self
+    }
+
+    /// Compiles.
+    ///
+    /// # Errors
+    /// The first thing that does not fit, with its place in the model.
+    pub fn compile(self) -> Result<Program, Error> {
+        let graph = self.graph()?;
+        let context = Context::new();
+        let mut module = graph.build(&context)?;
+        if self.options.phase == Phase::Training {
+            self.differentiate(&module)?;
+        }
+        let mut remarks = Vec::new();
+        let model = module.text(true);
+        run_passes(&mut module, &pipelines::sharding(), &mut remarks)?;
+        let sharded = module.text(true);
+        run_passes(&mut module, &self.fusion(), &mut remarks)?;
+        let t3 = module.text(true);
+        let (schedule, kernels) = finish(&mut module, &mut remarks)?;
+        let info = graph.info().clone();
+        Ok(Program::new(info, self.options.phase, Texts { model, sharded, t3, kernels }, schedule, remarks))
+    }
+
+    fn graph(&self) -> Result<Graph, Error> {
+        let load = |options: &Options| match &self.source {
+            Source::Path(path) => t3c_frontends::load(path, options).map_err(Error::from),
+            Source::Mlir { text, name } => Ok(Graph::Mlir(Box::new(t3c_frontends::mlir::load(Path::new(name), text.clone())?))),
+            Source::Graph(graph) => Ok((**graph).clone()),
+        };
+        let graph = load(&self.options)?;
+        if self.options.tp.is_some() || !self.chooses_degree || graph.info().tp != 1 {
+            return Ok(graph);
+        }
+        match graph.info().default_degree() {
+            1 => Ok(graph),
+            degree => load(&Options { tp: Some(degree), ..self.options.clone() }),
+        }
+    }
+
+    fn differentiate(&self, module: &Module<'_>) -> Result<(), Error> {
+        match self.goal.clone().unwrap_or_else(|| Goal::Optimizer(autodiff::AdamW::default())) {
+            Goal::Forward => {}
+            Goal::Gradients(names) => autodiff::differentiate(module.op(), &autodiff::Options { names })?,
+            Goal::Optimizer(adamw) => {
+                autodiff::differentiate(module.op(), &autodiff::Options::default())?;
+                autodiff::optimizer(module.op(), &adamw)?;
+            }
+        }
+        module.verify()?;
+        Ok(())
+    }
+
+    fn fusion(&self) -> Vec<String> {
+        pipelines::fusion(self.fuse.name())
+    }
+}
+
+/// Gathers elementwise work into kernels and reads the schedule off.
+fn finish(module: &mut Module<'_>, remarks: &mut Vec<Remark>) -> Result<(t3c_schedule::Schedule, String), Error> {
+    run_passes(module, &pipelines::schedule(), remarks)?;
+    let schedule = schedule(module.op())?;
+    Ok((schedule, module.text(true)))
+}

@@ -1,0 +1,147 @@
+//! A compiled program: the module after each stage, the schedule and the remarks, all plain data.
+
+use serde::Serialize;
+use t3c_frontends::{ModelInfo, Phase};
+use t3c_ir::Context;
+use t3c_passes::{Kind, Remark};
+use t3c_schedule::Schedule;
+use t3c_sim::{Report, System};
+
+use crate::Error;
+
+/// The stages whose module can be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// As imported (and differentiated): linalg with shard annotations.
+    Model,
+    /// One program a device, with plain collectives.
+    Sharded,
+    /// With track-and-trigger.
+    T3,
+    /// With elementwise work outlined: what the schedule names.
+    Kernels,
+}
+
+/// The module's text after each stage.
+#[derive(Clone, Debug)]
+pub(crate) struct Texts {
+    pub(crate) model: String,
+    pub(crate) sharded: String,
+    pub(crate) t3: String,
+    pub(crate) kernels: String,
+}
+
+/// A compiled program.
+#[derive(Clone, Debug)]
+pub struct Program {
+    info: ModelInfo,
+    phase: Phase,
+    texts: Texts,
+    schedule: Schedule,
+    remarks: Vec<Remark>,
+}
+
+/// Pairs over all layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Pairs {
+    /// Candidates.
+    pub found: u64,
+    /// Fused.
+    pub fused: u64,
+    /// Left as they were, each with a reason.
+    pub declined: u64,
+}
+
+/// What `t3c compile` prints.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// The model's name.
+    pub model: String,
+    /// Repeated layers.
+    pub layers: u64,
+    /// Pairs over all layers.
+    pub pairs: Pairs,
+}
+
+impl Program {
+    pub(crate) fn new(info: ModelInfo, phase: Phase, texts: Texts, schedule: Schedule, remarks: Vec<Remark>) -> Self {
+        Self { info, phase, texts, schedule, remarks }
+    }
+
+    /// The model's parameters and sizes.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// The phase that was compiled.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The module's text after a stage, with locations.
+    pub fn mlir(&self, stage: Stage) -> &str {
+        match stage {
+            Stage::Model => &self.texts.model,
+            Stage::Sharded => &self.texts.sharded,
+            Stage::T3 => &self.texts.t3,
+            Stage::Kernels => &self.texts.kernels,
+        }
+    }
+
+    /// What both backends run.
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// Why each pair was fused or not.
+    pub fn remarks(&self) -> &[Remark] {
+        &self.remarks
+    }
+
+    /// Pairs found, fused and declined.
+    pub fn summary(&self) -> Summary {
+        let count = |kind: Kind| {
+            let fusion = self.remarks.iter().filter(|remark| remark.pass == "t3-fuse" && remark.kind == kind);
+            fusion.map(|remark| remark.times).sum::<u64>()
+        };
+        let (fused, declined) = (count(Kind::Passed), count(Kind::Missed));
+        let pairs = Pairs { found: fused + declined, fused, declined };
+        Summary { model: self.info.name.clone(), layers: self.info.layers, pairs }
+    }
+
+    /// Times the program on `system` under every policy.
+    ///
+    /// # Errors
+    /// When the schedule does not fit the system.
+    pub fn simulate(&self, system: &System) -> Result<Report, Error> {
+        self.simulate_with(system, false)
+    }
+
+    /// As [`Program::simulate`]; `trace` also keeps timelines.
+    ///
+    /// # Errors
+    /// When the schedule does not fit the system.
+    pub fn simulate_with(&self, system: &System, trace: bool) -> Result<Report, Error> {
+        let options = t3c_sim::Options { phase: phase_name(self.phase).to_owned(), trace, ..Default::default() };
+        Ok(t3c_sim::simulate(&self.schedule, system, &options)?)
+    }
+
+    /// Compiles to native code for this machine.
+    ///
+    /// # Errors
+    /// When a step has no native code; the text names its place in the model.
+    pub fn compile_cpu(&self, options: t3c_cpu::Options) -> Result<t3c_cpu::Executable, Error> {
+        let context = Context::new();
+        let module = context.parse(&self.texts.kernels, &self.info.name)?;
+        Ok(t3c_cpu::Executable::new(&context, &module, &self.schedule, options)?)
+    }
+}
+
+/// A phase as the command line spells it.
+pub(crate) fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Prefill => "prefill",
+        Phase::Training => "training",
+        Phase::Decode => "decode",
+    }
+}
