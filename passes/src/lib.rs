@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod autodiff;
 pub mod calls;
 pub mod clusters;
 pub mod configure_address_space;
