@@ -409,7 +409,8 @@ const PREDICATES: [(Predicate, i64, i64); 6] = [
     (Predicate::Ge, 3, 5),
 ];
 
-pub(crate) fn scalar_op(inst: Op<'_, '_>, name: &str) -> Option<ScalarOp> {
+/// The scalar instruction of an `arith`, `math` or `linalg.index` operation, also of one on whole tensors.
+pub fn scalar_op(inst: Op<'_, '_>, name: &str) -> Option<ScalarOp> {
     let tabled = FLOAT_OPS.iter().chain(&INT_OPS).find(|(known, _)| *known == name);
     if let Some((_, op)) = tabled {
         return Some(*op);

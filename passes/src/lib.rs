@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod algebra;
+pub mod autodiff;
 pub mod calls;
 pub mod clusters;
 pub mod configure_address_space;

@@ -35,6 +35,7 @@ macro_rules! passes {
 }
 
 passes![
+    crate::autodiff::Autodiff,
     crate::shard::Shard,
     crate::simplify::Simplify,
     crate::split_all_reduce::SplitAllReduce,
