@@ -24,7 +24,7 @@ pub enum Error {
     #[error(transparent)]
     Cpu(#[from] t3c_cpu::Error),
     /// A recipe does not hold together.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{}: {source}", place(path, source))]
     Recipe {
         /// The recipe's file.
         path: PathBuf,
@@ -77,5 +77,15 @@ impl Error {
     /// Contents that do not fit.
     pub(crate) fn contents(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
         Error::Contents { path: path.into(), problem: problem.into() }
+    }
+}
+
+/// A recipe's file, with the line and column where they are known.
+fn place(path: &std::path::Path, source: &t3c_rl::recipe::RecipeError) -> String {
+    match source {
+        t3c_rl::recipe::RecipeError::Json { line: line @ 1.., column, .. } => {
+            format!("{}:{line}:{column}", path.display())
+        }
+        _ => path.display().to_string(),
     }
 }

@@ -47,10 +47,18 @@ pub fn write(path: &Path, contents: &[u8]) -> Result<(), Error> {
         _ => Path::new("."),
     };
     let fail = |source| Error::file(path, source);
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
+    let mut file = temporary().tempfile_in(folder).map_err(fail)?;
     file.write_all(contents).map_err(fail)?;
     file.persist(path).map_err(|error| Error::file(path, error.error))?;
     Ok(())
+}
+
+/// Temporary files are for their owner alone; results are for whoever the process's mask admits.
+fn temporary() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder
 }
 
 /// Reads a text file.

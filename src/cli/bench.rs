@@ -49,7 +49,8 @@ struct Gemm {
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
-    let seconds = text.parse().ok().filter(|seconds: &f64| seconds.is_finite() && (0.0..=3600.0).contains(seconds));
+    let seconds =
+        text.parse().ok().filter(|seconds: &f64| seconds.is_finite() && (0.0..=3600.0).contains(seconds));
     seconds.ok_or_else(|| "expected a number from 0 to 3600".to_owned())
 }
 
@@ -95,7 +96,12 @@ fn text(report: &Report) -> String {
     let machine = &report.machine;
     let mut text = format!(
         "{} ({}): multiply-add peak {:.1} GFLOP/s a core, copy {:.1} GB/s, read {:.1} GB/s, up to {} threads\n\n",
-        machine.cpu, machine.isa, machine.fma_peak_gflops, machine.copy_gb_s, machine.read_gb_s, machine.threads
+        machine.cpu,
+        machine.isa,
+        machine.fma_peak_gflops,
+        machine.copy_gb_s,
+        machine.read_gb_s,
+        machine.threads
     );
     let mut table = Table::new(&["", "measured", "unit", "of the limit"]);
     for row in &report.rows {

@@ -117,8 +117,10 @@ impl Compile {
                 choices.push(Choice::new("target", target, target != "sim", "default"));
                 choices.push(Choice::new("system", &system.name, self.system.system != "t3-80cu", "default"));
                 let is_native = target == "cpu";
-                let summary =
-                    self.model.passes.timed("summary", || Summary::new(&compiled.program, choices, &system, is_native))?;
+                let summary = self
+                    .model
+                    .passes
+                    .timed("summary", || Summary::new(&compiled.program, choices, &system, is_native))?;
                 match self.format {
                     Format::Table => output::print(&summary.text())?,
                     Format::Json => output::print_json(&summary.json())?,
@@ -137,7 +139,11 @@ impl Compile {
             Emit::Llvm => program.native_code(NativeForm::Llvm)?,
             Emit::Asm => program.native_code(NativeForm::Asm)?,
             Emit::Obj if self.output.is_none() && std::io::stdout().is_terminal() => {
-                return Err(Error::option("--emit", "an object file is no text for a terminal; expected -o OUT.o").into());
+                return Err(Error::option(
+                    "--emit",
+                    "an object file is no text for a terminal; expected -o OUT.o",
+                )
+                .into());
             }
             Emit::Obj => program.native_code(NativeForm::Object)?,
         };
@@ -145,7 +151,8 @@ impl Compile {
     }
 
     fn schedule(&self, program: &Program) -> Result<String, Error> {
-        let named_json = self.output.as_ref().is_some_and(|path| path.extension().is_some_and(|e| e == "json"));
+        let named_json =
+            self.output.as_ref().is_some_and(|path| path.extension().is_some_and(|e| e == "json"));
         match self.format == Format::Json || named_json {
             true => Ok(t3c_schedule::to_json(program.schedule()).map_err(Error::from)? + "\n"),
             false => Ok(program.schedule().to_string()),

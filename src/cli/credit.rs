@@ -59,6 +59,8 @@ mod tests {
         assert!(wrong.starts_with("<stdin>:1:") && wrong.contains("`input.nodes[0].parent`"), "{wrong}");
         assert!(problem("{\"input\"").contains("<stdin>:1:8: "));
         assert!(problem("").contains("is empty"));
-        assert!(problem("{\"input\": {\"nodes\": [], \"trajectories\": []}}").contains("`input.trajectories`"));
+        assert!(
+            problem("{\"input\": {\"nodes\": [], \"trajectories\": []}}").contains("`input.trajectories`")
+        );
     }
 }

@@ -3,11 +3,7 @@
 use std::{io::Read, path::PathBuf};
 
 use clap::Args;
-use melior::{
-    ir::operation::OperationPrintingFlags,
-    pass::PassManager,
-    utility::parse_pass_pipeline,
-};
+use melior::{ir::operation::OperationPrintingFlags, pass::PassManager, utility::parse_pass_pipeline};
 use t3c_ir::{Context, Module, Severity};
 use t3c_passes::{collect, registry};
 
@@ -77,7 +73,9 @@ impl Opt {
     /// The module's text, and the name by which messages call it.
     fn input(&self) -> Result<(String, String), Error> {
         match &self.file {
-            Some(path) if path.as_os_str() != "-" => Ok((files::read_text(path)?, path.display().to_string())),
+            Some(path) if path.as_os_str() != "-" => {
+                Ok((files::read_text(path)?, path.display().to_string()))
+            }
             _ => {
                 let mut text = String::new();
                 let read = std::io::stdin().lock().read_to_string(&mut text);
@@ -87,7 +85,12 @@ impl Opt {
         }
     }
 
-    fn transform<'c>(&self, context: &'c Context, module: &mut Module<'c>, pipeline: &str) -> Result<(), Error> {
+    fn transform<'c>(
+        &self,
+        context: &'c Context,
+        module: &mut Module<'c>,
+        pipeline: &str,
+    ) -> Result<(), Error> {
         let manager = PassManager::new(context.mlir());
         manager.enable_verifier(self.verify_each);
         if self.mlir_print_ir_after_all {
@@ -128,7 +131,11 @@ fn elements(pipeline: &str) -> impl Iterator<Item = &str> {
     starts.map(move |start| {
         let rest = &pipeline[start..];
         let name = rest.find(|letter| !is_name(letter)).unwrap_or(rest.len());
-        let options = if rest[name..].starts_with('{') { rest[name..].find('}').map_or(rest.len() - name, |end| end + 1) } else { 0 };
+        let options = if rest[name..].starts_with('{') {
+            rest[name..].find('}').map_or(rest.len() - name, |end| end + 1)
+        } else {
+            0
+        };
         &rest[..name + options]
     })
 }
@@ -150,7 +157,8 @@ mod tests {
 
     #[test]
     fn our_passes_are_found_in_a_pipeline() {
-        let pipeline = "builtin.module(t3-shard,func.func(cse),t3-fuse{policy=always tile=4},my-t3-x, t3-outline)";
+        let pipeline =
+            "builtin.module(t3-shard,func.func(cse),t3-fuse{policy=always tile=4},my-t3-x, t3-outline)";
         let found: Vec<&str> = elements(pipeline).collect();
         assert_eq!(found, ["t3-shard", "t3-fuse{policy=always tile=4}", "t3-outline"]);
         assert_eq!(elements("t3-fuse{").collect::<Vec<_>>(), ["t3-fuse{"]);

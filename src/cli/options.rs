@@ -158,7 +158,10 @@ impl Degrees {
     /// Refuses what this version does not do.
     pub fn check(&self) -> Result<(), Error> {
         let only = |option: &str, found: &str, expected: &str| {
-            Err(Error::option(option, format!("{found} is not supported by this version; expected {expected}")))
+            Err(Error::option(
+                option,
+                format!("{found} is not supported by this version; expected {expected}"),
+            ))
         };
         match self {
             Self { dp: 2.., .. } => only("--dp", &self.dp.to_string(), "1"),
@@ -166,7 +169,9 @@ impl Degrees {
             Self { sequence_parallel: true, .. } => only("--sequence-parallel", "it", "none"),
             Self { zero, .. } if zero != "0" => only("--zero", zero, "0"),
             Self { remat, .. } if remat != "none" => only("--remat", remat, "none"),
-            Self { threads: 2.., .. } => only("--threads", &self.threads.to_string(), "1: a device has one thread"),
+            Self { threads: 2.., .. } => {
+                only("--threads", &self.threads.to_string(), "1: a device has one thread")
+            }
             _ => Ok(()),
         }
     }
@@ -176,7 +181,10 @@ impl PassOptions {
     /// Refuses what this version does not do.
     pub fn check(&self) -> Result<(), Error> {
         match self.reassociate {
-            true => Err(Error::option("--reassociate", "this version has no rule that changes rounding; leave it out")),
+            true => Err(Error::option(
+                "--reassociate",
+                "this version has no rule that changes rounding; leave it out",
+            )),
             false => Ok(()),
         }
     }
@@ -184,9 +192,12 @@ impl PassOptions {
     /// Prints what was asked for on standard error.
     pub fn report(&self, program: &Program) {
         if self.mlir_print_ir_after_all {
-            for (stage, name) in
-                [(Stage::Model, "import"), (Stage::Sharded, "sharding"), (Stage::T3, "fusion"), (Stage::Kernels, "schedule")]
-            {
+            for (stage, name) in [
+                (Stage::Model, "import"),
+                (Stage::Sharded, "sharding"),
+                (Stage::T3, "fusion"),
+                (Stage::Kernels, "schedule"),
+            ] {
                 output::message(&format!("// -----// IR after {name} //----- //\n{}", program.mlir(stage)));
             }
         }
@@ -258,7 +269,12 @@ impl ModelOptions {
         self.passes.fuse.map_or(Policy::Profitable, Policy::from)
     }
 
-    fn compile_model(&self, system: &System, sizes: &'static str, degree: &'static str) -> Result<Compiled, Error> {
+    fn compile_model(
+        &self,
+        system: &System,
+        sizes: &'static str,
+        degree: &'static str,
+    ) -> Result<Compiled, Error> {
         let phase = self.phase.map_or(Phase::Prefill, Phase::from);
         let options = Options {
             phase,
@@ -287,12 +303,16 @@ impl ModelOptions {
             ("--dtype", self.dtype.is_some_and(|element| element != ElementOption::F32)),
         ];
         if let Some((option, _)) = fixed.iter().find(|(_, given)| *given) {
-            return Err(Error::option(option, "a recipe fixes it: its training step is compiled; leave it out"));
+            return Err(Error::option(
+                option,
+                "a recipe fixes it: its training step is compiled; leave it out",
+            ));
         }
         let recipe = train::read_recipe(&self.model)?;
         let (own, given) = (recipe.parallelism.tp as u64, self.degrees.tp);
         let tp = given.unwrap_or(own);
-        let program = train::program(&recipe, tp, |compiler| compiler.fuse(self.fuse()).system(system.clone()))?;
+        let program =
+            train::program(&recipe, tp, |compiler| compiler.fuse(self.fuse()).system(system.clone()))?;
         let largest = recipe.rl.batches.iter().max_by_key(|bucket| (bucket.tokens, bucket.rows));
         let mut choices = vec![Choice::new("phase", "training", self.phase.is_some(), "a recipe's")];
         if let Some(bucket) = largest {

@@ -38,7 +38,13 @@ pub struct Run {
     #[arg(long, value_name = "W")]
     weights: Option<PathBuf>,
     /// One sequence
-    #[arg(long, value_name = "ID,…", value_delimiter = ',', conflicts_with = "inputs", required_unless_present = "inputs")]
+    #[arg(
+        long,
+        value_name = "ID,…",
+        value_delimiter = ',',
+        conflicts_with = "inputs",
+        required_unless_present = "inputs"
+    )]
     tokens: Vec<i64>,
     /// A safetensors file with the inputs
     #[arg(long, value_name = "IN.safetensors")]
@@ -62,9 +68,10 @@ pub struct Run {
 pub fn check_dtype(command: &str, dtype: Option<&str>) -> Result<(), Error> {
     match dtype {
         None | Some("f32") => Ok(()),
-        Some(other) => {
-            Err(Error::option("--dtype", format!("`t3c {command}` does not compute in {other}; expected f32")))
-        }
+        Some(other) => Err(Error::option(
+            "--dtype",
+            format!("`t3c {command}` does not compute in {other}; expected f32"),
+        )),
     }
 }
 
@@ -79,7 +86,9 @@ impl Run {
         let (format, file) = detect(&self.model).map_err(Error::from)?;
         let outputs = match format {
             Format::Mlir(_) => self.run_graph()?,
-            Format::HuggingFace(_) => self.passes.timed("run", || self.run_language_model(Path::new(&file)))?,
+            Format::HuggingFace(_) => {
+                self.passes.timed("run", || self.run_language_model(Path::new(&file)))?
+            }
             Format::Recipe(_) => {
                 let problem = "is a recipe; expected a model. Run the checkpoint that `t3c train` wrote";
                 return Err(Error::contents(file, problem).into());
@@ -102,7 +111,8 @@ impl Run {
 
     fn run_language_model(&self, config: &Path) -> Result<Outputs, Error> {
         let (sequences, flat) = self.sequences()?;
-        let folder = config.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder =
+            config.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let request = Request {
             tp: self.degrees.tp,
             fuse: self.fuse(),
@@ -121,7 +131,9 @@ impl Run {
         let tokens = tensors.get("tokens").ok_or_else(|| {
             Error::contents(path, "tensor `tokens` is missing; expected int64 of shape [T] or [B, T]")
         })?;
-        let problem = |found: String| Error::contents(path, format!("tensor `tokens` {found}; expected int64 of shape [T] or [B, T]"));
+        let problem = |found: String| {
+            Error::contents(path, format!("tensor `tokens` {found}; expected int64 of shape [T] or [B, T]"))
+        };
         let values = files::widen_to_i64(tokens).ok_or_else(|| problem("holds no integers".to_owned()))?;
         let shape = &tokens.r#type.shape;
         let (length, flat) = match shape[..] {
@@ -138,11 +150,17 @@ impl Run {
     /// The entry of an `.mlir` file.
     fn run_graph(&self) -> Result<Outputs, Error> {
         let inputs = self.inputs.as_ref().ok_or_else(|| {
-            Error::option("--tokens", "an `.mlir` file takes tensors; expected --inputs with `in/0`, `in/1`, …")
+            Error::option(
+                "--tokens",
+                "an `.mlir` file takes tensors; expected --inputs with `in/0`, `in/1`, …",
+            )
         })?;
         let refused = [("--grad", self.grad.is_some()), ("--weights", self.weights.is_some())];
         if let Some((option, _)) = refused.iter().find(|(_, given)| *given) {
-            return Err(Error::option(option, "is for language models; an `.mlir` file computes what it says"));
+            return Err(Error::option(
+                option,
+                "is for language models; an `.mlir` file computes what it says",
+            ));
         }
         let tensors = files::read_tensors(inputs)?;
         let mut compiler = Compiler::from_path(&self.model).fuse(self.fuse());
@@ -159,14 +177,23 @@ impl Run {
         }
         self.passes.timed("run", || runner.run())?;
         let ports = runner.executable().results().to_vec();
-        let outputs = ports.iter().enumerate().map(|(index, port)| Ok((format!("out/{index}"), runner.get(&port.name)?)));
+        let outputs = ports
+            .iter()
+            .enumerate()
+            .map(|(index, port)| Ok((format!("out/{index}"), runner.get(&port.name)?)));
         outputs.collect()
     }
 }
 
 /// A tensor as a port takes it: floats in f32 where the port has them, integers in i32.
-fn converted(path: &Path, key: &str, tensor: &HostTensor, expected: &TensorType) -> Result<HostTensor, Error> {
-    let mismatch = || Error::contents(path, format!("tensor `{key}` is a {}, expected a {expected}", tensor.r#type));
+fn converted(
+    path: &Path,
+    key: &str,
+    tensor: &HostTensor,
+    expected: &TensorType,
+) -> Result<HostTensor, Error> {
+    let mismatch =
+        || Error::contents(path, format!("tensor `{key}` is a {}, expected a {expected}", tensor.r#type));
     if tensor.r#type == *expected {
         return Ok(tensor.clone());
     }
@@ -181,7 +208,8 @@ fn converted(path: &Path, key: &str, tensor: &HostTensor, expected: &TensorType)
         Element::I32 => {
             let values = files::widen_to_i64(tensor).ok_or_else(mismatch)?;
             let narrow = values.iter().map(|&value| i32::try_from(value)).collect::<Result<Vec<_>, _>>();
-            let narrow = narrow.map_err(|_| Error::contents(path, format!("tensor `{key}` holds values beyond 32 bits")))?;
+            let narrow = narrow
+                .map_err(|_| Error::contents(path, format!("tensor `{key}` holds values beyond 32 bits")))?;
             Ok(HostTensor::i32(expected.shape.clone(), &narrow))
         }
         _ => Err(mismatch()),
@@ -213,7 +241,9 @@ fn text(outputs: &BTreeMap<String, HostTensor>) -> String {
 
 fn likeliest(logits: &HostTensor, values: &[f32]) -> String {
     let shape = &logits.r#type.shape;
-    let (Some(&vocabulary), Some(&length)) = (shape.last(), shape.iter().rev().nth(1)) else { return String::new() };
+    let (Some(&vocabulary), Some(&length)) = (shape.last(), shape.iter().rev().nth(1)) else {
+        return String::new();
+    };
     if vocabulary == 0 || length == 0 {
         return String::new();
     }
@@ -222,7 +252,8 @@ fn likeliest(logits: &HostTensor, values: &[f32]) -> String {
         let last = &sequence[sequence.len() - vocabulary as usize..];
         let mut order: Vec<usize> = (0..last.len()).collect();
         order.sort_by(|&a, &b| last[b].total_cmp(&last[a]));
-        let tokens: Vec<String> = order.iter().take(SHOWN).map(|&token| format!("{token} ({:.4})", last[token])).collect();
+        let tokens: Vec<String> =
+            order.iter().take(SHOWN).map(|&token| format!("{token} ({:.4})", last[token])).collect();
         text += &format!("\n  likeliest next tokens: {}", tokens.join(", "));
     }
     text
@@ -243,9 +274,14 @@ mod tests {
     fn inputs_are_converted_or_refused_by_name() {
         let tensor = HostTensor::i32([2], &[1, -1]);
         let file = Path::new("in.safetensors");
-        let wrong = converted(file, "in/0", &tensor, &TensorType::new([2], Element::F32)).unwrap_err().to_string();
+        let wrong =
+            converted(file, "in/0", &tensor, &TensorType::new([2], Element::F32)).unwrap_err().to_string();
         assert!(wrong.starts_with("in.safetensors: tensor `in/0` is a"), "{wrong}");
-        let wide = HostTensor { r#type: TensorType::new([1], Element::I64), bytes: 7i64.to_le_bytes().to_vec() };
-        assert_eq!(converted(file, "in/0", &wide, &TensorType::new([1], Element::I32)).unwrap(), HostTensor::i32([1], &[7]));
+        let wide =
+            HostTensor { r#type: TensorType::new([1], Element::I64), bytes: 7i64.to_le_bytes().to_vec() };
+        assert_eq!(
+            converted(file, "in/0", &wide, &TensorType::new([1], Element::I32)).unwrap(),
+            HostTensor::i32([1], &[7])
+        );
     }
 }

@@ -1,10 +1,10 @@
 //! `t3c simulate`.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use t3c_sim::{Report, SubLayerReport, trace};
+use t3c_sim::{Policy, Report, SubLayerReport, trace};
 
 use super::{
     Outcome,
@@ -95,12 +95,15 @@ impl Simulate {
         }
         let points = match &self.sweep {
             None => vec![self.point(None)?],
-            Some(sweep) => {
-                sweep.values.iter().map(|value| self.point(Some((&sweep.key, value)))).collect::<Result<_, _>>()?
-            }
+            Some(sweep) => sweep
+                .values
+                .iter()
+                .map(|value| self.point(Some((&sweep.key, value))))
+                .collect::<Result<_, _>>()?,
         };
         if let Some(path) = &self.trace {
-            let traces = points.iter().flat_map(|point| point.report.traces.iter().cloned()).collect::<Vec<_>>();
+            let traces =
+                points.iter().flat_map(|point| point.report.traces.iter().cloned()).collect::<Vec<_>>();
             files::write(path, trace::to_json(&traces).to_string().as_bytes())?;
         }
         self.print(&points)
@@ -112,7 +115,12 @@ impl Simulate {
         if let Some((key, value)) = change {
             let number = || {
                 let number = value.parse().ok().filter(|number| *number > 0);
-                number.ok_or_else(|| Error::option("--sweep", format!("`{key}={value}`: expected a whole number of at least 1")))
+                number.ok_or_else(|| {
+                    Error::option(
+                        "--sweep",
+                        format!("`{key}={value}`: expected a whole number of at least 1"),
+                    )
+                })
             };
             match key {
                 "tp" => model.degrees.tp = Some(number()?),
@@ -124,7 +132,8 @@ impl Simulate {
         let system = System::open_with(&self.system.system, &fields).map_err(Error::from)?;
         let Compiled { program, mut choices } = model.passes.timed("compile", || model.compile(&system))?;
         model.passes.report(&program);
-        let report = model.passes.timed("simulate", || program.simulate_with(&system, self.trace.is_some()))?;
+        let report =
+            model.passes.timed("simulate", || program.simulate_with(&system, self.trace.is_some()))?;
         choices.insert(0, Choice::new("model", &program.info().name, true, ""));
         choices.push(Choice::new("system", &system.name, self.system.system != "t3-80cu", "default"));
         Ok(Point { choices, value: change.map(|(_, value)| value.to_owned()).unwrap_or_default(), report })
@@ -137,7 +146,9 @@ impl Simulate {
             (SimulateFormat::Json, Some(key)) => {
                 output::print_json(&SweepReport { schema: "t3c.simulate-sweep/1", key, points })?;
             }
-            (SimulateFormat::Json, None) => points.iter().try_for_each(|point| output::print_json(&point.report))?,
+            (SimulateFormat::Json, None) => {
+                points.iter().try_for_each(|point| output::print_json(&point.report))?
+            }
             (SimulateFormat::Table, _) => {
                 let texts: Vec<String> = points.iter().map(|point| text(point, key)).collect();
                 output::print(&texts.join("\n"))?;
@@ -154,19 +165,37 @@ fn text(point: &Point, key: Option<&str>) -> String {
     let mut text = key.map(|key| format!("{key} = {}\n", point.value)).unwrap_or_default();
     text += &format!("{}\n\n", choices.join(", "));
     let mut table = Table::new(&[
-        "sub-layer", "policy", "time", "speedup", "DRAM", "gemm read", "write", "RS read", "write", "AG read", "write",
+        "sub-layer",
+        "policy",
+        "time",
+        "speedup",
+        "DRAM",
+        "gemm read",
+        "write",
+        "RS read",
+        "write",
+        "AG read",
+        "write",
         "updates",
     ]);
     for layer in &report.sublayers {
-        for (index, (policy, result)) in layer.policies.iter().enumerate() {
+        for (index, (policy, result)) in in_order(&layer.policies).into_iter().enumerate() {
             let traffic = &result.dram_bytes;
             let by_cause = &traffic.by_cause;
             let name = if index == 0 { title(layer) } else { String::new() };
-            let mut cells = vec![name, (*policy).to_owned(), output::microseconds(result.time_us)];
-            cells.push(layer.speedup.get(policy).map_or("1.000x".to_owned(), |speedup| format!("{speedup:.3}x")));
+            let mut cells = vec![name, policy.to_owned(), output::microseconds(result.time_us)];
+            cells.push(
+                layer.speedup.get(policy).map_or("1.000x".to_owned(), |speedup| format!("{speedup:.3}x")),
+            );
             let amounts = [
-                traffic.total, by_cause.gemm_reads, by_cause.gemm_writes, by_cause.rs_reads, by_cause.rs_writes,
-                by_cause.ag_reads, by_cause.ag_writes, by_cause.updates,
+                traffic.total,
+                by_cause.gemm_reads,
+                by_cause.gemm_writes,
+                by_cause.rs_reads,
+                by_cause.rs_writes,
+                by_cause.ag_reads,
+                by_cause.ag_writes,
+                by_cause.updates,
             ];
             cells.extend(amounts.map(output::bytes));
             table.row(cells);
@@ -180,6 +209,14 @@ fn text(point: &Point, key: Option<&str>) -> String {
     text + "\n" + &totals(report)
 }
 
+/// Results in the order of the policies, `sequential` first.
+pub fn in_order<'r, T>(by_policy: &'r BTreeMap<&'static str, T>) -> Vec<(&'static str, &'r T)> {
+    Policy::ALL
+        .iter()
+        .filter_map(|policy| by_policy.get_key_value(policy.name()).map(|(name, t)| (*name, t)))
+        .collect()
+}
+
 fn title(layer: &SubLayerReport) -> String {
     let fused = if layer.fused { "" } else { ", not fused" };
     let calls = if layer.calls > 1 { format!(", {} times", layer.calls) } else { String::new() };
@@ -189,10 +226,11 @@ fn title(layer: &SubLayerReport) -> String {
 fn totals(report: &Report) -> String {
     let whole = &report.end_to_end;
     let mut table = Table::new(&["", "sub-layers (geomean)", "end to end", "time"]);
-    for (policy, time) in &whole.time_us {
-        let speedup = |speedup: Option<&f64>| speedup.map_or("1.000x".to_owned(), |speedup| format!("{speedup:.3}x"));
+    for (policy, time) in in_order(&whole.time_us) {
+        let speedup =
+            |speedup: Option<&f64>| speedup.map_or("1.000x".to_owned(), |speedup| format!("{speedup:.3}x"));
         table.row(vec![
-            (*policy).to_owned(),
+            policy.to_owned(),
             speedup(report.geomean.get(policy)),
             speedup(whole.speedup.get(policy)),
             output::microseconds(*time),
@@ -203,7 +241,8 @@ fn totals(report: &Report) -> String {
         ("other compute", whole.compute_us),
         ("other communication", whole.communication_us),
     ];
-    let parts: Vec<String> = parts.iter().map(|(name, time)| format!("{name} {}", output::microseconds(*time))).collect();
+    let parts: Vec<String> =
+        parts.iter().map(|(name, time)| format!("{name} {}", output::microseconds(*time))).collect();
     format!("{}sequential: {}\n", table.render(1), parts.join(", "))
 }
 
@@ -215,7 +254,7 @@ fn csv(points: &[Point], key: Option<&str>) -> String {
              rs_reads,rs_writes,ag_reads,ag_writes,updates\n";
     for point in points {
         for layer in &point.report.sublayers {
-            for (policy, result) in &layer.policies {
+            for (policy, result) in in_order(&layer.policies) {
                 let traffic = &result.dram_bytes;
                 let by_cause = &traffic.by_cause;
                 let mut cells = Vec::new();
@@ -223,10 +262,16 @@ fn csv(points: &[Point], key: Option<&str>) -> String {
                 cells.extend([quoted(&layer.name), layer.phase.clone(), quoted(&layer.shape)]);
                 cells.extend([layer.devices.to_string(), layer.calls.to_string(), layer.fused.to_string()]);
                 let speedup = layer.speedup.get(policy).copied().unwrap_or(1.0);
-                cells.extend([(*policy).to_owned(), result.time_us.to_string(), speedup.to_string()]);
+                cells.extend([policy.to_owned(), result.time_us.to_string(), speedup.to_string()]);
                 let amounts = [
-                    traffic.total, by_cause.gemm_reads, by_cause.gemm_writes, by_cause.rs_reads, by_cause.rs_writes,
-                    by_cause.ag_reads, by_cause.ag_writes, by_cause.updates,
+                    traffic.total,
+                    by_cause.gemm_reads,
+                    by_cause.gemm_writes,
+                    by_cause.rs_reads,
+                    by_cause.rs_writes,
+                    by_cause.ag_reads,
+                    by_cause.ag_writes,
+                    by_cause.updates,
                 ];
                 cells.extend(amounts.map(|amount| amount.to_string()));
                 text += &cells.join(",");
@@ -244,7 +289,10 @@ mod tests {
     #[test]
     fn a_sweep_has_a_key_and_values() {
         let sweep: Sweep = "link.bandwidth=75 GB/s, 150 GB/s".parse().unwrap();
-        assert_eq!(sweep, Sweep { key: "link.bandwidth".into(), values: vec!["75 GB/s".into(), "150 GB/s".into()] });
+        assert_eq!(
+            sweep,
+            Sweep { key: "link.bandwidth".into(), values: vec!["75 GB/s".into(), "150 GB/s".into()] }
+        );
         for bad in ["tp", "tp=", "=1", "tp=1,,2"] {
             assert!(bad.parse::<Sweep>().is_err(), "{bad}");
         }

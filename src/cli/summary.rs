@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use t3c_passes::{Kind, Remark};
 use t3c_schedule::{Fused, Schedule, StepKind, Work};
 
-use super::options::Choice;
+use super::{options::Choice, simulate::in_order};
 use crate::{CpuOptions, Error, Program, System, program};
 
 /// The version of the JSON form.
@@ -68,7 +68,12 @@ pub struct Native {
 
 impl<'p> Summary<'p> {
     /// Simulates the program and, where `is_native`, compiles it.
-    pub fn new(program: &'p Program, choices: Vec<Choice>, system: &System, is_native: bool) -> Result<Self, Error> {
+    pub fn new(
+        program: &'p Program,
+        choices: Vec<Choice>,
+        system: &System,
+        is_native: bool,
+    ) -> Result<Self, Error> {
         let prediction = program.simulate(system).map_err(|error| error.to_string());
         let native = if is_native { Some(Native::of(program)?) } else { None };
         Ok(Self {
@@ -89,7 +94,8 @@ impl<'p> Summary<'p> {
         let pairs = &self.totals.pairs;
         let mut text = format!("{}: {}\n", self.totals.model, choices.join(", "));
         text += &format!("layers: {}, parameters: {}\n", self.totals.layers, self.parameters);
-        text += &format!("pairs: {} found, {} fused, {} declined\n", pairs.found, pairs.fused, pairs.declined);
+        text +=
+            &format!("pairs: {} found, {} fused, {} declined\n", pairs.found, pairs.fused, pairs.declined);
         for (reason, count) in self.declined() {
             text += &format!("  declined {count}: {reason}\n");
         }
@@ -109,7 +115,10 @@ impl<'p> Summary<'p> {
         };
         if let Some(native) = self.native {
             let arena = super::output::bytes(native.arena_bytes as u64);
-            text += &format!("native code: compiled in {:.2} s, {arena} of temporaries a device\n", native.compile_seconds);
+            text += &format!(
+                "native code: compiled in {:.2} s, {arena} of temporaries a device\n",
+                native.compile_seconds
+            );
         }
         text
     }
@@ -155,7 +164,7 @@ impl Native {
 }
 
 fn speedups(by_policy: &BTreeMap<&'static str, f64>) -> String {
-    let others = by_policy.iter().filter(|(policy, _)| **policy != "sequential");
+    let others = in_order(by_policy).into_iter().filter(|(policy, _)| *policy != "sequential");
     others.map(|(policy, speedup)| format!("{policy} {speedup:.3}x")).collect::<Vec<_>>().join(", ")
 }
 
@@ -170,8 +179,13 @@ impl AddressSpace {
             Work::Loops { .. } => "loops".to_owned(),
             Work::Copy => "copy".to_owned(),
         };
-        let axes: Vec<&str> =
-            fused.collective.axes.iter().filter_map(|&axis| schedule.grid.axes.get(axis)).map(|a| a.name.as_str()).collect();
+        let axes: Vec<&str> = fused
+            .collective
+            .axes
+            .iter()
+            .filter_map(|&axis| schedule.grid.axes.get(axis))
+            .map(|a| a.name.as_str())
+            .collect();
         Self {
             location: location.to_owned(),
             places: 1,

@@ -27,10 +27,11 @@ impl Table {
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let mut text = String::new();
         for row in &self.rows {
-            let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column < left {
-                true => format!("{cell:<width$}"),
-                false => format!("{cell:>width$}"),
-            });
+            let cells =
+                row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column < left {
+                    true => format!("{cell:<width$}"),
+                    false => format!("{cell:>width$}"),
+                });
             text += cells.collect::<Vec<_>>().join("  ").trim_end();
             text.push('\n');
         }

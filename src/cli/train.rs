@@ -97,7 +97,10 @@ fn check_folder(out: &Path, resumes: bool) -> Result<(), Error> {
         return Err(Error::contents(out, "is a file; expected a folder for --out"));
     }
     if resumes && !out.is_dir() {
-        return Err(Error::option("--resume", format!("there is no folder `{}` to go on from", out.display())));
+        return Err(Error::option(
+            "--resume",
+            format!("there is no folder `{}` to go on from", out.display()),
+        ));
     }
     Ok(())
 }
@@ -115,7 +118,8 @@ impl Progress {
     fn new(recipe: &Recipe) -> Self {
         let bar = (std::io::stdout().is_terminal() && stderr().is_terminal()).then(|| {
             let bar = ProgressBar::new(recipe.sft.steps);
-            let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} [{elapsed_precise}] {msg}");
+            let style =
+                ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} [{elapsed_precise}] {msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_prefix("warm start");
             bar

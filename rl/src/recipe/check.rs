@@ -35,6 +35,13 @@ pub enum RecipeError {
 
 impl From<serde_json::Error> for RecipeError {
     fn from(error: serde_json::Error) -> Self {
+        Self::json(error, ".")
+    }
+}
+
+impl RecipeError {
+    /// What the reader met at `field`, a path; `.` is the whole recipe.
+    pub(super) fn json(error: serde_json::Error, field: &str) -> Self {
         let (line, column) = (error.line(), error.column());
         let message = error.to_string();
         // The position is a field of its own; serde repeats it at the end of the text.
@@ -42,6 +49,7 @@ impl From<serde_json::Error> for RecipeError {
             Some(at) => message[..at].to_owned(),
             None => message,
         };
+        let message = if field == "." { message } else { format!("`{field}`: {message}") };
         Self::Json { line, column, message }
     }
 }

@@ -298,7 +298,12 @@ pub struct Shapes {
 impl Recipe {
     /// Reads and checks a recipe.
     pub fn from_json(text: &str) -> Result<Self, RecipeError> {
-        let recipe: Self = serde_json::from_str(text).map_err(RecipeError::from)?;
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let recipe: Self = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+            let field = error.path().to_string();
+            RecipeError::json(error.into_inner(), &field)
+        })?;
+        reader.end().map_err(RecipeError::from)?;
         recipe.check()?;
         Ok(recipe)
     }

@@ -1,0 +1,244 @@
+//! What the commands print, and that one's output is another's input.
+
+use std::{
+    io::Read,
+    process::{Command, Stdio},
+};
+
+use crate::support::{Folder, json, t3c, t3c_with_input};
+
+const T_NLG: &str = "examples/models/t-nlg.json";
+const LLAMA: &str = "tests/goldens/llama/tied";
+
+#[test]
+fn compiling_with_no_flag_finds_and_fuses_pairs() {
+    let text = t3c(&["compile", T_NLG]).succeeded();
+    let first = text.lines().next().expect("a line");
+    for word in ["t-nlg", "phase prefill", "batch 8", "seq 1024", "tp 8", "target sim", "system t3-80cu"] {
+        assert!(first.contains(word), "`{word}` is missing: {first}");
+    }
+    let report = json(&t3c(&["compile", T_NLG, "--format", "json"]).succeeded());
+    assert_eq!(report["schema"], "t3c.compile/1");
+    // A row-parallel product in attention and one in the MLP, in each of 78 layers.
+    assert_eq!(report["layers"], 78);
+    assert_eq!(report["pairs"], serde_json::json!({"found": 156, "fused": 156, "declined": 0}));
+    assert_eq!(report["tp"], 8);
+    let remarks = report["remarks"].as_array().expect("remarks");
+    assert!(remarks.iter().any(|remark| {
+        remark["kind"] == "passed"
+            && remark["location"].as_str().is_some_and(|place| place.contains("t-nlg.json:"))
+    }));
+    let spaces = report["address_spaces"].as_array().expect("address spaces");
+    assert_eq!(spaces.len(), 2);
+    assert_eq!(spaces[0]["chunks"].as_array().map(Vec::len), Some(8));
+    assert!(report["predicted_speedup"]["geomean"]["t3"].as_f64().expect("a speedup") > 1.0);
+}
+
+#[test]
+fn nothing_is_fused_where_nothing_may_be() {
+    let report = json(&t3c(&["compile", T_NLG, "--fuse", "never", "--format", "json"]).succeeded());
+    assert_eq!(report["pairs"], serde_json::json!({"found": 156, "fused": 0, "declined": 156}));
+    assert_eq!(report["address_spaces"], serde_json::json!([]));
+    let text = t3c(&["compile", T_NLG, "--fuse", "never"]).succeeded();
+    assert!(text.contains("declined 156: fusion-off"), "{text}");
+}
+
+#[test]
+fn remarks_go_to_standard_error() {
+    let ran = t3c(&["compile", T_NLG, "--remarks", "--format", "json"]);
+    assert!(ran.stderr.lines().all(|line| line.starts_with("remark: ")), "{}", ran.stderr);
+    assert!(ran.stderr.contains("passed: fused"), "{}", ran.stderr);
+    json(&ran.succeeded());
+}
+
+#[test]
+fn every_stage_is_valid_input() {
+    for stage in ["mlir", "sharded", "t3"] {
+        let text = t3c(&["compile", T_NLG, "--emit", stage]).succeeded();
+        assert_eq!(text.contains("t3.track_and_trigger"), stage == "t3");
+        let again = t3c_with_input(&["opt", "--pass-pipeline=builtin.module(canonicalize)"], text.as_bytes())
+            .succeeded();
+        assert!(again.contains("func.func"), "{stage}");
+    }
+}
+
+#[test]
+fn opt_does_what_compile_does() {
+    let sharded = t3c(&["compile", T_NLG, "--emit", "sharded"]).succeeded();
+    let pipeline = "--pass-pipeline=builtin.module(t3-split-all-reduce,t3-find-pairs,t3-fuse{policy=always},\
+                    t3-configure-address-space)";
+    let ran = t3c_with_input(&["opt", pipeline, "--mlir-print-ir-after-all"], sharded.as_bytes());
+    assert!(ran.stderr.contains("passed: fused"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("IR Dump After"), "{}", ran.stderr);
+    let fused = ran.succeeded();
+    assert_eq!(fused.matches("t3.track_and_trigger").count(), 2);
+    assert!(t3c(&["opt", "--list-passes"]).succeeded().contains("t3-configure-address-space"));
+}
+
+#[test]
+fn a_written_schedule_is_the_programs() {
+    let folder = Folder::new();
+    let path = folder.at("schedule.json");
+    assert_eq!(t3c(&["compile", T_NLG, "-o", &path]).succeeded(), "");
+    let written = std::fs::read_to_string(&path).expect("the schedule");
+    let schedule = t3c_schedule::from_json(&written).expect("a schedule");
+    let program =
+        t3c::Compiler::from_path(crate::support::repository(T_NLG)).tp(8).compile().expect("a program");
+    assert_eq!(schedule.grid, program.schedule().grid);
+    let steps = |schedule: &t3c::Schedule| -> Vec<usize> {
+        schedule.programs.iter().map(|p| p.steps.len()).collect()
+    };
+    assert_eq!(steps(&schedule), steps(program.schedule()));
+    assert_eq!(folder.names(), ["schedule.json"]);
+}
+
+#[test]
+fn native_code_is_written_in_each_form() {
+    let folder = Folder::new();
+    let compile = |name: &str| {
+        let path = folder.at(name);
+        t3c(&["compile", LLAMA, "--seq", "4", "--tp", "2", "--dtype", "f32", "-o", &path]).succeeded();
+        std::fs::read(path).expect("code")
+    };
+    assert!(compile("a.o").starts_with(b"\x7fELF"));
+    assert!(String::from_utf8_lossy(&compile("a.ll")).contains("define "));
+    assert!(String::from_utf8_lossy(&compile("a.s")).contains(".text"));
+}
+
+#[test]
+fn simulation_reports_policies_and_traffic() {
+    let report = json(&t3c(&["simulate", T_NLG, "--format", "json"]).succeeded());
+    assert_eq!(report["schema"], "t3c.simulate/1");
+    let layers = report["sublayers"].as_array().expect("sub-layers");
+    assert_eq!(layers.len(), 2);
+    for policy in ["sequential", "t3", "ideal-overlap"] {
+        assert!(layers[0]["policies"][policy]["time_us"].as_f64().is_some_and(|time| time > 0.0), "{policy}");
+        assert!(layers[0]["policies"][policy]["dram_bytes"]["rs_reads"].as_u64().is_some(), "{policy}");
+    }
+    assert!(report["geomean"]["t3"].as_f64().is_some_and(|speedup| speedup > 1.0));
+    let text = t3c(&["simulate", T_NLG]).succeeded();
+    assert!(text.contains("sequential") && text.contains("MB") && text.contains("end to end"), "{text}");
+}
+
+#[test]
+fn sweeps_give_a_row_for_every_value() {
+    let csv = t3c(&["simulate", T_NLG, "--sweep", "tp=4,8", "--format", "csv"]).succeeded();
+    let header = csv.lines().next().expect("a header");
+    assert!(header.starts_with("\"tp\",sublayer,phase"), "{header}");
+    for value in ["\"4\",", "\"8\","] {
+        assert_eq!(csv.lines().filter(|line| line.starts_with(value)).count(), 10, "{csv}");
+    }
+    let sweep = ["simulate", T_NLG, "--sweep", "link.bandwidth=75 GB/s,150 GB/s", "--format", "json"];
+    let report = json(&t3c(&sweep).succeeded());
+    let time = |index: usize| {
+        report["points"][index]["end_to_end"]["time_us"]["sequential"].as_f64().expect("a time")
+    };
+    assert!(time(0) > time(1));
+}
+
+#[test]
+fn a_trace_has_events() {
+    let folder = Folder::new();
+    let path = folder.at("trace.json");
+    t3c(&["simulate", T_NLG, "--trace", &path]).succeeded();
+    let trace = json(&std::fs::read_to_string(path).expect("a trace"));
+    assert!(trace["traceEvents"].as_array().is_some_and(|events| events.len() > 10));
+}
+
+#[test]
+fn a_language_model_runs_alike_at_every_degree() {
+    let folder = Folder::new();
+    let run = |name: &str, extra: &[&str]| {
+        let path = folder.at(name);
+        t3c(&[&["run", LLAMA, "--tokens", "1,2,3", "-o", &path], extra].concat()).succeeded();
+        std::fs::read(path).expect("results")
+    };
+    let (fused, unfused) = (run("a", &["--tp", "2"]), run("b", &["--tp", "2", "--fuse", "never"]));
+    assert!(fused == unfused, "fused and unfused results differ");
+    let file = safetensors::SafeTensors::deserialize(&fused).expect("a safetensors file");
+    assert_eq!(file.tensor("logits").expect("logits").shape(), [3, 41]);
+    let text = t3c(&["run", LLAMA, "--tokens", "1,2,3"]).succeeded();
+    assert!(text.contains("likeliest next tokens"), "{text}");
+}
+
+#[test]
+fn gradients_are_written_by_name() {
+    let folder = Folder::new();
+    let path = folder.at("out.safetensors");
+    let name = "model.norm.weight";
+    t3c(&["run", LLAMA, "--tokens", "1,2,3", "-o", &path, "--grad", name]).succeeded();
+    let bytes = std::fs::read(path).expect("results");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    let mut names = file.names();
+    names.sort_unstable();
+    assert_eq!(names, [&format!("grad/{name}"), "logits", "loss"]);
+}
+
+#[test]
+fn a_graph_reads_and_writes_numbered_tensors() {
+    let folder = Folder::new();
+    let graph = "#id = affine_map<(i) -> (i)>
+func.func @main(%x: tensor<4xf32>, %y: tensor<4xf32>) -> tensor<4xf32> {
+  %e = tensor.empty() : tensor<4xf32>
+  %s = linalg.generic {indexing_maps = [#id, #id, #id], iterator_types = [\"parallel\"]}
+      ins(%x, %y : tensor<4xf32>, tensor<4xf32>) outs(%e : tensor<4xf32>) {
+  ^bb0(%a: f32, %b: f32, %c: f32):
+    %d = arith.addf %a, %b : f32
+    linalg.yield %d : f32
+  } -> tensor<4xf32>
+  return %s : tensor<4xf32>
+}
+";
+    let graph = folder.file("graph.mlir", graph);
+    let tensor = |values: [f32; 4]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let (x, y) = (tensor([1.0, 2.0, 3.0, 4.0]), tensor([0.5; 4]));
+    let view = |bytes| {
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![4], bytes).expect("a tensor")
+    };
+    let bytes = safetensors::serialize([("in/0", view(&x)), ("in/1", view(&y))], None).expect("a file");
+    let (inputs, out) = (folder.file("in.safetensors", bytes), folder.at("out.safetensors"));
+    t3c(&["run", &graph, "--inputs", &inputs, "-o", &out]).succeeded();
+    let bytes = std::fs::read(out).expect("results");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    assert_eq!(file.tensor("out/0").expect("the result").data(), tensor([1.5, 2.5, 3.5, 4.5]));
+}
+
+#[test]
+fn a_recipe_is_explained_and_its_step_compiles() {
+    let folder = Folder::new();
+    let recipe = folder.file("portool.json", r#"{"schema": "t3c.portool/1", "seed": 5}"#);
+    let explained = json(&t3c(&["train", &recipe, "--explain", "--seed", "6"]).succeeded());
+    assert_eq!(explained["seed"], 6);
+    assert!(explained["rl"]["credit"]["gamma"].as_f64().is_some());
+    let report = json(&t3c(&["compile", &recipe, "--tp", "2", "--format", "json"]).succeeded());
+    assert_eq!(report["phase"], "training");
+    assert!(report["pairs"]["found"].as_u64().is_some_and(|found| found > 0), "{}", report["pairs"]);
+}
+
+#[test]
+fn a_bench_is_versioned() {
+    let bench =
+        ["bench", "gemm", "--format", "json", "--seconds", "0", "--threads", "1", "--shapes", "32x48x64"];
+    let report = json(&t3c(&bench).succeeded());
+    assert_eq!(report["schema"], "t3c.bench/1");
+    assert_eq!(report["rows"][0]["name"], "gemm.f32.32x48x64.t1");
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    // More than a pipe holds, so that the writer meets the closed end.
+    let mut child = Command::new(env!("CARGO_BIN_EXE_t3c"))
+        .args(["compile", T_NLG, "--emit", "mlir"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    let mut first = [0; 16];
+    let mut stdout = child.stdout.take().expect("a pipe");
+    stdout.read_exact(&mut first).expect("the first bytes");
+    drop(stdout);
+    let output = child.wait_with_output().expect("the command ends");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}

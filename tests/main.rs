@@ -1,0 +1,6 @@
+//! The integration tests, one binary: each would link LLVM.
+
+mod bad_input;
+mod commands;
+mod library;
+mod support;
