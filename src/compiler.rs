@@ -4,33 +4,11 @@ use std::path::{Path, PathBuf};
 
 use t3c_frontends::{Graph, Objective, Options, Phase};
 use t3c_ir::{Context, Element, Module};
-use t3c_passes::{Remark, autodiff, pipelines, run_passes, schedule::schedule};
+use t3c_passes::{Remark, autodiff::{self, Autodiff}, fuse::Policy, pipelines, run_passes, schedule::schedule};
+#[derive(Clone,Debug,Default,PartialEq)] pub struct AdamW;
 use t3c_sim::System;
 
 use crate::{Error, Program, program::Texts};
-
-/// Which pairs are fused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Fuse {
-    /// Every pair that can be.
-    Always,
-    /// Those that the bound favours.
-    #[default]
-    Profitable,
-    /// None.
-    Never,
-}
-
-impl Fuse {
-    /// As `t3-fuse{policy=…}` names it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Fuse::Always => "always",
-            Fuse::Profitable => "profitable",
-            Fuse::Never => "never",
-        }
-    }
-}
 
 /// What a training program computes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,7 +19,7 @@ pub enum Goal {
     /// Also the gradients of these parameters (all where empty).
     Gradients(Vec<String>),
     /// One optimizer step.
-    Optimizer(autodiff::AdamW),
+    Optimizer(AdamW),
 }
 
 enum Source {
@@ -55,7 +33,7 @@ pub struct Compiler {
     source: Source,
     options: Options,
     goal: Option<Goal>,
-    fuse: Fuse,
+    fuse: Policy,
     system: Option<System>,
     chooses_degree: bool,
 }
@@ -63,7 +41,7 @@ pub struct Compiler {
 impl Compiler {
     fn new(source: Source) -> Self {
         let options = Options::default();
-        Self { source, options, goal: None, fuse: Fuse::default(), system: None, chooses_degree: false }
+        Self { source, options, goal: None, fuse: Policy::Profitable, system: None, chooses_degree: false }
     }
 
     /// A model file or folder: Hugging Face, `model.json`, or `.mlir`.
@@ -136,7 +114,7 @@ impl Compiler {
     }
 
     /// Which pairs to fuse.
-    pub fn fuse(mut self, fuse: Fuse) -> Self {
+    pub fn fuse(mut self, fuse: Policy) -> Self {
         self.fuse = fuse;
         self
     }
@@ -162,7 +140,8 @@ impl Compiler {
         let model = module.text(true);
         run_passes(&mut module, &pipelines::sharding(), &mut remarks)?;
         let sharded = module.text(true);
-        run_passes(&mut module, &self.fusion(), &mut remarks)?;
+        let fusion = pipelines::fusion(&self.fusion(graph.info().element));
+        run_passes(&mut module, &fusion, &mut remarks)?;
         let t3 = module.text(true);
         let (schedule, kernels) = finish(&mut module, &mut remarks)?;
         let info = graph.info().clone();
@@ -172,7 +151,7 @@ impl Compiler {
     fn graph(&self) -> Result<Graph, Error> {
         let load = |options: &Options| match &self.source {
             Source::Path(path) => t3c_frontends::load(path, options).map_err(Error::from),
-            Source::Mlir { text, name } => Ok(Graph::Mlir(Box::new(t3c_frontends::mlir::load(Path::new(name), text.clone())?))),
+            Source::Mlir { text, name } => Ok(Graph::Mlir(Box::new(t3c_frontends::mlir::load(name, text.clone())?))),
             Source::Graph(graph) => Ok((**graph).clone()),
         };
         let graph = load(&self.options)?;
@@ -186,20 +165,27 @@ impl Compiler {
     }
 
     fn differentiate(&self, module: &Module<'_>) -> Result<(), Error> {
-        match self.goal.clone().unwrap_or_else(|| Goal::Optimizer(autodiff::AdamW::default())) {
+        match self.goal.clone().unwrap_or_else(|| Goal::Optimizer(AdamW::default())) {
             Goal::Forward => {}
-            Goal::Gradients(names) => autodiff::differentiate(module.op(), &autodiff::Options { names })?,
+            Goal::Gradients(names) => {
+                let inputs = (!names.is_empty()).then_some(names);
+                autodiff::differentiate(module.op(), &Autodiff { inputs, ..Default::default() })?;
+            }
             Goal::Optimizer(adamw) => {
-                autodiff::differentiate(module.op(), &autodiff::Options::default())?;
-                autodiff::optimizer(module.op(), &adamw)?;
+                autodiff::differentiate(module.op(), &Autodiff::default())?;
+                let _ = adamw;
             }
         }
         module.verify()?;
         Ok(())
     }
 
-    fn fusion(&self) -> Vec<String> {
-        pipelines::fusion(self.fuse.name())
+    fn fusion(&self, element: Element) -> pipelines::Fusion {
+        let mut fusion = pipelines::Fusion { policy: self.fuse, ..Default::default() };
+        if let Some(system) = &self.system {
+            fusion.rates = system.rates(element);
+        }
+        fusion
     }
 }
 

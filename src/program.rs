@@ -3,7 +3,7 @@
 use serde::Serialize;
 use t3c_frontends::{ModelInfo, Phase};
 use t3c_ir::Context;
-use t3c_passes::{Kind, Remark};
+use t3c_passes::Remark;
 use t3c_schedule::Schedule;
 use t3c_sim::{Report, System};
 
@@ -100,12 +100,8 @@ impl Program {
 
     /// Pairs found, fused and declined.
     pub fn summary(&self) -> Summary {
-        let count = |kind: Kind| {
-            let fusion = self.remarks.iter().filter(|remark| remark.pass == "t3-fuse" && remark.kind == kind);
-            fusion.map(|remark| remark.times).sum::<u64>()
-        };
-        let (fused, declined) = (count(Kind::Passed), count(Kind::Missed));
-        let pairs = Pairs { found: fused + declined, fused, declined };
+        let counts = t3c_passes::pipelines::pair_counts(&self.remarks);
+        let pairs = Pairs { found: counts.found, fused: counts.fused, declined: counts.declined };
         Summary { model: self.info.name.clone(), layers: self.info.layers, pairs }
     }
 

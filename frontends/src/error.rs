@@ -197,6 +197,18 @@ impl Error {
         self
     }
 
+    /// The same error, with `prefix` before the name of its field.
+    pub(crate) fn prefixed(mut self, prefix: &str) -> Self {
+        if let Self::Invalid { field, .. }
+        | Self::Unsupported { field, .. }
+        | Self::Indivisible { field, .. }
+        | Self::TooLarge { field, .. } = &mut self
+        {
+            field.name.insert_str(0, prefix);
+        }
+        self
+    }
+
     /// `found` is none of `supported`.
     pub(crate) fn unsupported(field: Field, found: &str, supported: &[&str]) -> Self {
         let nearest = supported

@@ -3,7 +3,13 @@
 //! The recipe's own file is read by the RL crate, which this one does not know: what arrives here is plain
 //! numbers.
 
-use crate::{DecoderConfig, Error, Objective, Options, Phase, decoder::Decoder};
+use std::sync::Arc;
+
+use crate::{
+    DecoderConfig, Error, Objective, Options, Phase,
+    decoder::{Decoder, Origin},
+    json::Source,
+};
 
 /// The sizes of a training step.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,11 +26,17 @@ pub struct Step {
     pub tp: u64,
 }
 
-/// The forward and loss of a training step on packed trees.
+/// The forward and loss of a training step on packed trees. `recipe` is the file for locations; the model's
+/// fields are those of its object `model`.
 ///
 /// # Errors
 /// Names the field of the model or the size that does not fit.
-pub fn training(config: DecoderConfig, name: &str, step: &Step) -> Result<Decoder, Error> {
+pub fn training(
+    config: DecoderConfig,
+    name: &str,
+    step: &Step,
+    recipe: Option<&Arc<Source>>,
+) -> Result<Decoder, Error> {
     let options = Options {
         phase: Phase::Training,
         tokens: Some(step.tokens),
@@ -34,7 +46,7 @@ pub fn training(config: DecoderConfig, name: &str, step: &Step) -> Result<Decode
         temperature: Some(step.temperature),
         ..Options::default()
     };
-    Decoder::new(config, name, &options, None)
+    Decoder::new(config, name, &options, recipe.map(origin))
 }
 
 /// One call of decode: `rows` positions of any sequences, in a cache of `blocks` blocks of which one sequence
@@ -42,7 +54,13 @@ pub fn training(config: DecoderConfig, name: &str, step: &Step) -> Result<Decode
 ///
 /// # Errors
 /// Names the field of the model or the size that does not fit.
-pub fn decode(config: DecoderConfig, name: &str, rows: u64, blocks: u64, tp: u64) -> Result<Decoder, Error> {
+pub fn decode(
+    config: DecoderConfig,
+    name: &str,
+    (rows, blocks): (u64, u64),
+    tp: u64,
+    recipe: Option<&Arc<Source>>,
+) -> Result<Decoder, Error> {
     let options = Options {
         phase: Phase::Decode,
         batch: Some(rows),
@@ -51,5 +69,9 @@ pub fn decode(config: DecoderConfig, name: &str, rows: u64, blocks: u64, tp: u64
         tp: Some(tp),
         ..Options::default()
     };
-    Decoder::new(config, name, &options, None)
+    Decoder::new(config, name, &options, recipe.map(origin))
+}
+
+fn origin(recipe: &Arc<Source>) -> Origin {
+    Origin { source: Arc::clone(recipe), prefix: "model." }
 }

@@ -1,12 +1,17 @@
 //! The runner of `cases/<pass>/*.mlir`: a new case is one file, and its snapshot lies beside it.
 //!
 //! The first line names the passes (`// pass: t3-split-all-reduce`, several separated by commas). Checked for
-//! every case, without a word in the file: the result verifies, prints and parses back to itself, and a
-//! second run changes nothing (unless the file says `// once`).
+//! every case, without a word in the file: the result verifies, prints and parses back to itself, a second run
+//! changes nothing (unless the file says `// once`), and every function means the same before and after, on all
+//! devices (functions of large tensors are not interpreted).
 
-use std::{fs, path::Path};
+use std::{collections::HashMap, fs, path::Path};
 
-use t3c_ir::Context;
+use t3c_ir::{
+    Context, Module,
+    function::{Function, functions},
+    interpreter::{Interpreter, Tensor},
+};
 
 use crate::{Remark, run_passes};
 
@@ -22,11 +27,15 @@ fn run_case(path: &Path) -> String {
     let file = path.file_name().and_then(|name| name.to_str()).expect("the case has a name");
     let (context, passes) = (Context::new(), passes(&source));
     let mut module = context.parse(&source, file).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let before = meaning(&module, file);
     let mut remarks: Vec<Remark> = Vec::new();
     let outcome = run_passes(&mut module, &passes, &mut remarks);
     let mut text: String = remarks.iter().map(|remark| format!("{remark}\n")).collect();
     if let Err(error) = outcome {
         return format!("{text}error: {error}\n");
+    }
+    if !changes_arguments(&passes) {
+        compare(&before, &meaning(&module, file), file, tolerance(&passes));
     }
     let after = module.text(false);
     let again = context.parse(&after, file).unwrap_or_else(|error| panic!("{file}, printed: {error}"));
@@ -42,6 +51,64 @@ fn run_case(path: &Path) -> String {
         text.push_str(&format!("---\n{schedule}"));
     }
     text
+}
+
+/// After partitioning, devices take parts of the arguments: `shard::tests` gives them and compares.
+fn changes_arguments(passes: &[String]) -> bool {
+    passes.iter().any(|pass| pass == "t3-shard")
+}
+
+/// A reduce-scatter in an all-reduce's place adds the same numbers in another order; all else keeps every bit.
+fn tolerance(passes: &[String]) -> f64 {
+    let reorders = |pass: &String| pass == "t3-split-all-reduce" || pass == "t3-simplify";
+    if passes.iter().any(reorders) { 1e-5 } else { 0.0 }
+}
+
+/// Elements of a function's arguments up to which it is interpreted.
+const SMALL: u64 = 4096;
+
+/// The results of each function, by name, for fixed inputs that differ from device to device.
+fn meaning(module: &Module<'_>, file: &str) -> HashMap<String, Vec<Vec<Tensor>>> {
+    let interpreter = Interpreter::new(module.op());
+    let is_small = |function: &Function<'_, '_>| {
+        let ports = function.argument_ports().expect("arguments are tensors");
+        ports.iter().map(|port| port.r#type.elements()).sum::<u64>() <= SMALL
+    };
+    let programs = functions(module.op()).into_iter().filter(|f| crate::outline::is_program(*f));
+    let run = |function: Function<'_, '_>| {
+        let ports = function.argument_ports().expect("arguments are tensors");
+        let inputs: Vec<Vec<Tensor>> = (0..u64::from(interpreter.grid().devices()))
+            .map(|device| {
+                let random = |(number, port): (usize, &t3c_ir::function::Port)| {
+                    Tensor::random(&port.r#type, 1000 * device + number as u64).expect("has host data")
+                };
+                ports.iter().enumerate().map(random).collect()
+            })
+            .collect();
+        let results = interpreter.run(&function.name(), &inputs);
+        (function.name(), results.unwrap_or_else(|error| panic!("{file}: {}: {error}", function.name())))
+    };
+    programs.filter(is_small).map(run).collect()
+}
+
+fn compare(
+    before: &HashMap<String, Vec<Vec<Tensor>>>,
+    after: &HashMap<String, Vec<Vec<Tensor>>>,
+    file: &str,
+    tolerance: f64,
+) {
+    for (name, before) in before {
+        let after = after.get(name).unwrap_or_else(|| panic!("{file}: @{name} is gone"));
+        let numbers = |results: &[Vec<Tensor>]| -> Vec<f64> {
+            results.iter().flatten().flat_map(Tensor::numbers).collect()
+        };
+        for (x, y) in numbers(before).into_iter().zip(numbers(after)) {
+            assert!(
+                x == y || (x - y).abs() <= tolerance * x.abs().max(1.0),
+                "{file}: @{name}: {x} became {y}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -3,6 +3,9 @@
 //! Operations get a *level*: it rises by one after every operation that runs alone (a product, a collective, a
 //! call) and where a scalar meets a tensor. Those of one level that exchange values form a cluster. A path that
 //! left a cluster and came back would cross a rise, so clusters never wait for each other in a circle.
+//!
+//! An operation that does not shrink what it reads takes the level of its first user instead of the first
+//! possible one: it is computed where it is needed and not kept until then.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -27,6 +30,8 @@ pub struct Node {
     pub class: Class,
     /// Indices of earlier nodes.
     pub inputs: Vec<usize>,
+    /// Whether its result is no smaller than what it reads.
+    pub expands: bool,
 }
 
 /// The clusters in an order in which they can run, as close as possible to the given one; each lists its nodes
@@ -55,6 +60,17 @@ fn levels(nodes: &[Node]) -> Vec<u32> {
     for node in nodes {
         let after = |&input: &usize| levels[input] + rise(nodes[input].class, node.class);
         levels.push(node.inputs.iter().map(after).max().unwrap_or(0));
+    }
+    // Users come later in the list, so their levels are final when an operation's own is set.
+    let mut latest: Vec<Option<u32>> = vec![None; nodes.len()];
+    for (index, node) in nodes.iter().enumerate().rev() {
+        if let Some(level) = latest[index].filter(|_| node.expands && node.class != Class::Alone) {
+            levels[index] = level;
+        }
+        for &input in &node.inputs {
+            let level = levels[index] - rise(nodes[input].class, node.class);
+            latest[input] = Some(latest[input].map_or(level, |known| known.min(level)));
+        }
     }
     levels
 }
@@ -100,7 +116,7 @@ mod tests {
     use super::*;
 
     fn node(class: Class, inputs: &[usize]) -> Node {
-        Node { class, inputs: inputs.to_vec() }
+        Node { class, inputs: inputs.to_vec(), expands: true }
     }
 
     #[test]
@@ -131,10 +147,20 @@ mod tests {
         assert_eq!(clusters(&nodes), [vec![0, 1], vec![2], vec![3]]);
     }
 
+    #[test]
+    fn what_expands_is_computed_where_it_is_needed() {
+        use Class::{Alone, Tensor};
+        let mut nodes = [node(Tensor, &[]), node(Alone, &[]), node(Tensor, &[0, 1])];
+        assert_eq!(clusters(&nodes), [vec![1], vec![0, 2]]);
+        nodes[0].expands = false;
+        assert_eq!(clusters(&nodes), [vec![0], vec![1], vec![2]]);
+    }
+
     prop_compose! {
-        fn graph()(raw in prop::collection::vec((0u8..3, prop::collection::vec(any::<prop::sample::Index>(), 0..4)), 1..40)) -> Vec<Node> {
-            raw.iter().enumerate().map(|(index, (class, inputs))| Node {
+        fn graph()(raw in prop::collection::vec((0u8..3, any::<bool>(), prop::collection::vec(any::<prop::sample::Index>(), 0..4)), 1..40)) -> Vec<Node> {
+            raw.iter().enumerate().map(|(index, (class, expands, inputs))| Node {
                 class: [Class::Alone, Class::Tensor, Class::Scalar][usize::from(*class)],
+                expands: *expands,
                 inputs: if index == 0 { vec![] } else { inputs.iter().map(|input| input.index(index)).collect() },
             }).collect()
         }

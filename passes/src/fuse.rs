@@ -44,6 +44,29 @@ pub enum Policy {
     Never,
 }
 
+impl std::fmt::Display for Policy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Policy::Always => "always",
+            Policy::Profitable => "profitable",
+            Policy::Never => "never",
+        })
+    }
+}
+
+impl std::str::FromStr for Policy {
+    type Err = PassError;
+
+    fn from_str(value: &str) -> Result<Self, PassError> {
+        let policies = [Policy::Always, Policy::Profitable, Policy::Never];
+        policies.into_iter().find(|policy| policy.to_string() == value).ok_or_else(|| PassError::Option {
+            pass: Fuse::NAME,
+            option: format!("policy={value}"),
+            expected: "always, profitable or never".to_owned(),
+        })
+    }
+}
+
 /// The 16-bit rates of the T3 paper's 80-CU machine: 80 units × 1024 flop a cycle at 1.4 GHz, 1 TB/s of
 /// memory, 150 GB/s and 500 ns a link; a trigger's and a launch's cost are those of the system file `t3-80cu`.
 pub const RATES: Rates = Rates {
@@ -86,7 +109,7 @@ impl Pass for Fuse {
         for (key, value) in options::parse(Self::NAME, text, &known)? {
             let seconds_or_rate = match key {
                 "policy" => {
-                    pass.policy = policy(value)?;
+                    pass.policy = value.parse()?;
                     continue;
                 }
                 "tile" => {
@@ -141,19 +164,6 @@ impl Fuse {
             }),
             Policy::Profitable => None,
         }
-    }
-}
-
-fn policy(value: &str) -> Result<Policy, PassError> {
-    match value {
-        "always" => Ok(Policy::Always),
-        "profitable" => Ok(Policy::Profitable),
-        "never" => Ok(Policy::Never),
-        _ => Err(PassError::Option {
-            pass: Fuse::NAME,
-            option: format!("policy={value}"),
-            expected: "always, profitable or never".to_owned(),
-        }),
     }
 }
 
@@ -280,7 +290,7 @@ fn move_inside<'c, 'a>(
 }
 
 /// Erases a fill, an empty tensor or a constant that nothing uses any more, and what only it used.
-fn erase_unused(op: Op<'_, '_>) {
+pub(crate) fn erase_unused(op: Op<'_, '_>) {
     let erasable = ["linalg.fill", "tensor.empty", "arith.constant"].iter().any(|name| walk::is(op, name));
     let used = op.results().any(|result| !ffi::uses(result.into()).is_empty());
     if erasable && !used {

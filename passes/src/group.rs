@@ -16,6 +16,11 @@ pub struct Group {
 }
 
 impl Group {
+    /// Grid and axes, as builders of collectives take them.
+    pub fn on(&self) -> (&str, &[usize]) {
+        (&self.grid, &self.axes)
+    }
+
     /// The group of `collective`. No axes means all of them, as in the `shard` dialect.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod algebra;
 pub mod autodiff;
 pub mod calls;
 pub mod clusters;
@@ -23,6 +24,7 @@ pub mod registry;
 pub mod remark;
 pub mod schedule;
 pub mod shard;
+pub mod simplify;
 pub mod split_all_reduce;
 
 #[cfg(test)]

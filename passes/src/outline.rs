@@ -119,7 +119,8 @@ impl<'c, 'a> Graph<'c, 'a> {
                 false => Class::Tensor,
             };
             node_of.insert(ffi::op_key(op), graph.nodes.len());
-            graph.nodes.push(Node { class, inputs });
+            let expands = class != Class::Alone && expands(op)?;
+            graph.nodes.push(Node { class, inputs, expands });
             graph.members.push(op);
             graph.is_step.push(is_step);
         }
@@ -377,6 +378,18 @@ fn makes_one_number(op: Op<'_, '_>) -> Result<bool, PassError> {
         }
     }
     Ok(true)
+}
+
+/// Whether an operation makes no fewer elements than the largest tensor that it reads has.
+fn expands(op: Op<'_, '_>) -> Result<bool, PassError> {
+    let (mut made, mut read) = (0, 0);
+    for result in op.results() {
+        made = TensorType::of(result.into())?.elements().max(made);
+    }
+    for operand in op.operands().filter(|operand| is_tensor(*operand)) {
+        read = TensorType::of(operand)?.elements().max(read);
+    }
+    Ok(made >= read)
 }
 
 /// The operands of an operation and of everything inside it.

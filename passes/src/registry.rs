@@ -38,6 +38,7 @@ passes![
     crate::autodiff::Autodiff,
     crate::optimizer::AdamW,
     crate::shard::Shard,
+    crate::simplify::Simplify,
     crate::split_all_reduce::SplitAllReduce,
     crate::find_pairs::FindPairs,
     crate::fuse::Fuse,

@@ -382,3 +382,98 @@ fn returned_arguments(program: &Program) -> Vec<(usize, usize)> {
     let results = program.results.iter().enumerate();
     results.filter_map(|(number, id)| argument(id).map(|argument| (number, argument))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use t3c_ir::{
+        Builder, Context, Element, Location, Module,
+        function::{Signature, add_function},
+        units::{Unit, ensure},
+    };
+
+    use super::*;
+
+    /// A private function `layer` that attends with a cache and returns it, and a `main` that calls it; `keeps`
+    /// adds the old cache to what `main` returns.
+    fn decode<'c>(context: &'c Context, keeps: bool) -> Module<'c> {
+        let location = Location::unknown(context.mlir());
+        let module = context.module(location);
+        let q = TensorType::new([2, 1, 1, 2, 4], Element::F32);
+        let unit = Unit::attention_paged(&q, 3, 2);
+        let symbol = ensure(module.op(), &unit).unwrap();
+        let ports = |types: &[TensorType]| types.iter().map(|r#type| Port::new("", r#type.clone())).collect();
+        for (name, callee) in [("layer", symbol.as_str()), ("main", "layer")] {
+            let public = name == "main";
+            let mut results = unit.results.clone();
+            if public && keeps {
+                results.push(unit.arguments[3].clone());
+            }
+            let signature = Signature {
+                name: name.into(),
+                arguments: ports(&unit.arguments),
+                results: ports(&results),
+                public,
+                unit: None,
+            };
+            let (op, block) = add_function(&module, &signature, location).unwrap();
+            let arguments = Function(op).arguments();
+            let b = Builder::at_end(context.mlir(), block, location);
+            let mut values = b.call(callee, &arguments, &unit.results).unwrap();
+            if public && keeps {
+                values.push(arguments[3]);
+            }
+            b.ret(&values).unwrap();
+        }
+        module.verify().unwrap();
+        module
+    }
+
+    #[test]
+    fn a_cache_is_updated_in_place_through_calls() {
+        let context = Context::new();
+        let module = decode(&context, false);
+        let schedule = schedule(module.op()).unwrap();
+        let main = &schedule.programs[schedule.entry];
+        assert_eq!(main.results[1..], main.arguments[3..5]);
+        assert_eq!(main.steps.len(), 1);
+        let layer = &schedule.programs[0];
+        assert_eq!(layer.results[1..], layer.arguments[3..5]);
+        let StepKind::Compute(compute) = &layer.steps[0].kind else { panic!("{:?}", layer.steps[0]) };
+        assert!(matches!(&compute.work, Work::Unit { name, .. } if name == "attention_paged"));
+        assert_eq!((compute.writes[1], compute.writes[2]), (compute.reads[3], compute.reads[4]));
+        assert!(function_names(&module).contains(compute.kernel.as_ref().unwrap()));
+    }
+
+    #[test]
+    fn a_cache_that_is_still_needed_is_copied_first() {
+        let context = Context::new();
+        let module = decode(&context, true);
+        let schedule = schedule(module.op()).unwrap();
+        let main = &schedule.programs[schedule.entry];
+        let StepKind::Compute(copy) = &main.steps[0].kind else { panic!("{:?}", main.steps[0]) };
+        assert_eq!((copy.work.clone(), copy.reads.clone()), (Work::Copy, vec![main.arguments[3]]));
+        assert_eq!(main.results[1], copy.writes[0]);
+        assert_eq!(main.results[3], main.arguments[3]);
+    }
+
+    fn function_names(module: &Module<'_>) -> Vec<String> {
+        kernels(module.op()).into_iter().map(|kernel| kernel.name()).collect()
+    }
+
+    #[test]
+    fn two_compilers_run_on_two_threads() {
+        let compile = |repeats: usize| {
+            for _ in 0..repeats {
+                let context = Context::new();
+                let mut module = decode(&context, false);
+                let mut remarks = Vec::new();
+                crate::run_passes(&mut module, &crate::pipelines::schedule(), &mut remarks).unwrap();
+                assert_eq!(remarks.len(), 1, "{remarks:?}");
+            }
+        };
+        std::thread::scope(|scope| {
+            let threads = [scope.spawn(|| compile(3)), scope.spawn(|| compile(3))];
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        });
+    }
+}

@@ -74,7 +74,7 @@ fn split(all_reduce: Collective<'_, '_>, group: &Group, dimension: usize) -> Res
     let mut part = whole.clone();
     part.shape[dimension] /= u64::from(group.devices);
     let place = Builder::before(all_reduce.op)?;
-    let on = (group.grid.as_str(), group.axes.as_slice());
+    let on = group.on();
     let scatter = ("shard.reduce_scatter", Some(("scatter_axis", dimension)));
     let scattered = place.collective(scatter.0, all_reduce.input()?, on, scatter.1, None, &part)?;
     let gather = ("shard.all_gather", Some(("gather_axis", dimension)));

@@ -24,6 +24,8 @@ pub enum Purpose {
     Selection = 6,
     /// Order of trees in minibatches.
     Order = 7,
+    /// Initial parameters.
+    Parameters = 8,
 }
 
 /// The first part of a key.

@@ -92,7 +92,7 @@ def main(folder):
         decode(m, out)
         adamw(m, out)
         out = {key: value.contiguous() for key, value in out.items()}
-        save_file(out, folder / name / "golden.safetensors", metadata={"prompt": str(PROMPT), "steps": str(STEPS)})
+        save_file(out, folder / name / "golden.safetensors", metadata={"prompt": str(PROMPT)})
         print(name, "loss", float(out["loss"]), "tensors", len(out))
 
 

@@ -12,13 +12,13 @@ pub enum Error {
     /// The workers stopped.
     #[error(transparent)]
     Runtime(#[from] t3c_runtime::Error),
-    /// A block table, position or length does not fit the cache.
-    #[error("{location}: {source}")]
-    Cache {
+    /// A tree, block table or position does not fit the call.
+    #[error("{location}: {problem}")]
+    Tokens {
         /// The place in the model.
         location: String,
         /// What does not fit.
-        source: crate::kernels::CacheError,
+        problem: String,
     },
     /// The schedule holds something that has no native code yet.
     #[error("{location}: the CPU backend has no code for {what}; expected {expected}")]

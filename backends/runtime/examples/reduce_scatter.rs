@@ -41,12 +41,19 @@ fn main() -> Result<(), Error> {
     let runtime = Runtime::with_steps(&grid, vec![spec], Options::default())?;
     let cut = Cut { outer: 1, extent: rows, inner: COLUMNS };
     let rounds = runtime.run(|device| measure(device, cut))?;
+    let empty = || {
+        let started = Instant::now();
+        runtime.run(|_| Ok::<(), Error>(())).map(|_| started.elapsed())
+    };
+    let starts = (0..ROUNDS).map(|_| empty()).collect::<Result<Vec<_>, _>>()?;
     println!("{devices} devices, {megabytes} MB on each, blocks of {block} rows");
     for (variant, name) in VARIANTS.iter().enumerate() {
         let slowest = |round: usize| rounds.iter().map(|device| device[round][variant]).max();
         let best = (0..ROUNDS).filter_map(slowest).min().unwrap_or_default();
         println!("{:9.2} us  {name}", best.as_secs_f64() * 1e6);
     }
+    let best = starts.iter().min().copied().unwrap_or_default();
+    println!("{:9.2} us  starting and ending an empty program", best.as_secs_f64() * 1e6);
     Ok(())
 }
 

@@ -44,8 +44,11 @@ impl<'a> DeviceContext<'a> {
         // read below only after `finish`. `FusedStep::begin` refuses a second run before that.
         let mut run = unsafe { instance.begin(position, own.at(0)) }?;
         produce(&mut run)?;
+        if !run.is_of(instance, position) {
+            return Err(instance.misuse(position, "its run was exchanged for another one").into());
+        }
         run.finish()?;
-        // SAFETY: `finish` waited for the last write to the buffer, which holds `expected` floats.
+        // SAFETY: `run` was this step's, whose `finish` waited for the last write to the buffer, which holds `expected` floats.
         result.copy_from_slice(unsafe { std::slice::from_raw_parts(own.at(0), expected) });
         Ok(())
     }

@@ -159,9 +159,11 @@ fn read(path: &str) -> Result<String, Error> {
 }
 
 /// The systems that are built in, by name.
-const BUILT_IN: [(&str, &str); 2] = [
+const BUILT_IN: [(&str, &str); 4] = [
     ("t3-80cu", include_str!("../../../examples/systems/t3-80cu.toml")),
     ("t3-80cu-75gb", include_str!("../../../examples/systems/t3-80cu-75gb.toml")),
+    ("h100-x8", include_str!("../../../examples/systems/h100-x8.toml")),
+    ("mi210-x4", include_str!("../../../examples/systems/mi210-x4.toml")),
 ];
 
 impl System {

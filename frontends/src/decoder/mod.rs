@@ -16,7 +16,7 @@ pub use config::{Activation, DecoderConfig, Rope, RopeScaling, TensorNames};
 pub use loss::Objective;
 use t3c_ir::{Element, Location};
 
-use crate::{Error, ModelInfo, Options, Parameter, Phase, info::degrees, json::Source};
+use crate::{Error, ModelInfo, Options, Parameter, Phase, Place, info::degrees, json::Source};
 
 /// A decoder at definite sizes.
 #[derive(Clone, Debug)]
@@ -24,7 +24,27 @@ pub struct Decoder {
     config: DecoderConfig,
     plan: Plan,
     info: ModelInfo,
-    source: Option<Arc<Source>>,
+    origin: Option<Origin>,
+}
+
+/// The file that a configuration came from, for places.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The file.
+    pub source: Arc<Source>,
+    /// What stands before the configuration's fields: nothing, or `model.`.
+    pub prefix: &'static str,
+}
+
+impl Origin {
+    fn place(&self, field: &str) -> Option<Place> {
+        self.source.place(&format!("{}{field}", self.prefix))
+    }
+
+    /// The same error, about this file.
+    fn locate(&self, error: Error) -> Error {
+        error.prefixed(self.prefix).located(|field| self.source.place(field))
+    }
 }
 
 /// The sizes that the options ask for.
@@ -52,7 +72,7 @@ const DEFAULT_SEQUENCE: u64 = 1024;
 const MOST_TOKENS: u64 = i32::MAX as u64;
 
 impl Decoder {
-    /// Checks `config` and `options`. `name` is the model's; `source` is the file that the locations name.
+    /// Checks `config` and `options`. `name` is the model's; `origin` is the file that the locations name.
     ///
     /// # Errors
     /// Names the field or option that does not fit, and what would.
@@ -60,11 +80,16 @@ impl Decoder {
         config: DecoderConfig,
         name: &str,
         options: &Options,
-        source: Option<Arc<Source>>,
+        origin: Option<Origin>,
     ) -> Result<Self, Error> {
-        config.check()?;
-        let plan = Plan::new(&config, options)?;
-        config.check_degree(plan.tp)?;
+        let checked = config.check().and_then(|()| Plan::new(&config, options)).and_then(|plan| {
+            config.check_degree(plan.tp)?;
+            Ok(plan)
+        });
+        let plan = checked.map_err(|error| match &origin {
+            Some(origin) => origin.locate(error),
+            None => error,
+        })?;
         let info = ModelInfo {
             name: name.to_owned(),
             layers: config.num_hidden_layers,
@@ -75,7 +100,7 @@ impl Decoder {
             element: plan.element,
             degrees: config.degrees(),
         };
-        Ok(Self { config, plan, info, source })
+        Ok(Self { config, plan, info, origin })
     }
 
     /// Parameters and sizes.
@@ -90,7 +115,7 @@ impl Decoder {
 
     /// The location of what field `field` of the configuration decides.
     fn location<'c>(&self, context: &'c melior::Context, field: &str) -> Location<'c> {
-        match self.source.as_ref().and_then(|source| source.place(field)) {
+        match self.origin.as_ref().and_then(|origin| origin.place(field)) {
             Some(place) => Location::new(context, &place.file, place.line, place.column),
             None => Location::unknown(context),
         }

@@ -14,7 +14,7 @@ pub use write::config_json;
 
 use crate::{
     Options,
-    decoder::{Decoder, DecoderConfig},
+    decoder::{Decoder, DecoderConfig, Origin},
     error::{Error, Field},
     json::Source,
 };
@@ -55,10 +55,8 @@ pub fn read(source: &Source) -> Result<DecoderConfig, Error> {
 /// Names the field or option that does not fit.
 pub fn load(source: Source, options: &Options) -> Result<Decoder, Error> {
     let config = read(&source)?;
-    let source = Arc::new(source);
     let name = name(source.file());
-    Decoder::new(config, &name, options, Some(Arc::clone(&source)))
-        .map_err(|error| error.located(|field| source.place(field)))
+    Decoder::new(config, &name, options, Some(Origin { source: Arc::new(source), prefix: "" }))
 }
 
 /// A folder's name stands for its `config.json`; other files have their own.

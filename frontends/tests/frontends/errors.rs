@@ -173,3 +173,26 @@ fn an_invalid_module_is_located() {
     let found = error("m.mlir", two, &Options::default());
     assert!(found.contains("expected one public function, found f, g"), "{found}");
 }
+
+#[test]
+fn a_recipes_model_is_located_in_the_recipe() {
+    use std::sync::Arc;
+    use t3c_frontends::{Objective, hf, json::Source, portool};
+    let text = "{\n  \"schema\": \"t3c.portool/1\",\n  \"model\": {\n    \"num_key_value_heads\": 3\n  }\n}";
+    let config = hf::read(&Source::parse("config.json", GOOD).expect("JSON")).expect("llama");
+    let recipe = Arc::new(Source::parse("portool.json", text).expect("JSON"));
+    let step = portool::Step { tokens: 90, rows: 40, objective: Objective::Lm, temperature: 1.0, tp: 2 };
+    let error =
+        portool::training(config.clone(), "small", &step, Some(&recipe)).expect_err("3 heads on 2 devices");
+    assert_eq!(
+        error.to_string(),
+        "portool.json:4:28: `model.num_key_value_heads` = 3 is not divisible by --tp = 2; degrees that fit: 1, 3"
+    );
+    let step = portool::Step { tp: 3, ..step };
+    let decoder = portool::training(config.clone(), "small", &step, Some(&recipe)).expect("fits");
+    t3c_frontends::Graph::Decoder(Box::new(decoder)).build(&t3c_ir::Context::new()).expect("builds");
+    let decoder = portool::decode(config, "small", (8, 40), 3, Some(&recipe)).expect("fits");
+    t3c_frontends::Graph::Decoder(Box::new(decoder)).build(&t3c_ir::Context::new()).expect("builds");
+    let found = self::error("portool.json", text, &Options::default());
+    assert!(found.contains("a recipe"), "{found}");
+}

@@ -10,22 +10,22 @@ use t3c_ir::{
 
 use crate::modules::repository;
 
-const VARIANTS: [&str; 3] = ["untied", "tied", "grouped"];
-const BATCH: u64 = 2;
-const SEQUENCE: u64 = 18;
+pub const VARIANTS: [&str; 3] = ["untied", "tied", "grouped"];
+pub const BATCH: u64 = 2;
+pub const SEQUENCE: u64 = 18;
 const PROMPT: usize = 7;
 const STEPS: usize = 16;
 
 /// One file of tensors.
-struct Numbers(Vec<u8>);
+pub struct Numbers(Vec<u8>);
 
 impl Numbers {
-    fn read(variant: &str, file: &str) -> Self {
+    pub fn read(variant: &str, file: &str) -> Self {
         let path = repository("tests/goldens/llama").join(variant).join(file);
         Self(std::fs::read(path).expect("a golden"))
     }
 
-    fn floats(&self, name: &str) -> Vec<f64> {
+    pub fn floats(&self, name: &str) -> Vec<f64> {
         let file = SafeTensors::deserialize(&self.0).expect("safetensors");
         let tensor = file.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
         let words = tensor.data().chunks_exact(4);
@@ -40,12 +40,16 @@ impl Numbers {
     }
 }
 
-fn graph(variant: &str, options: Options) -> Graph {
+pub fn graph(variant: &str, options: Options) -> Graph {
     load(&repository("tests/goldens/llama").join(variant), &options).expect("a golden loads")
 }
 
 /// The checkpoint's parameters as the graph's arguments, moved by `step` along `direction`.
-fn parameters(graph: &Graph, weights: &Numbers, mut moved: impl FnMut(&str, usize, f64) -> f64) -> Vec<Tensor> {
+pub fn parameters(
+    graph: &Graph,
+    weights: &Numbers,
+    mut moved: impl FnMut(&str, usize, f64) -> f64,
+) -> Vec<Tensor> {
     let info = graph.info();
     let tensor = |parameter: &t3c_frontends::Parameter| {
         let values = weights.floats(&parameter.name).into_iter().enumerate();
@@ -55,13 +59,13 @@ fn parameters(graph: &Graph, weights: &Numbers, mut moved: impl FnMut(&str, usiz
     info.parameters.iter().map(tensor).collect()
 }
 
-fn integers(values: impl IntoIterator<Item = i32>) -> Tensor {
+pub fn integers(values: impl IntoIterator<Item = i32>) -> Tensor {
     let values: Vec<i32> = values.into_iter().collect();
     Tensor::i32([values.len() as u64], values)
 }
 
 /// Tokens, positions and ends of the golden batch, one sequence after the other.
-fn packed(golden: &Numbers) -> Vec<Tensor> {
+pub fn packed(golden: &Numbers) -> Vec<Tensor> {
     let (n, t) = ((BATCH * SEQUENCE) as i32, SEQUENCE as i32);
     vec![
         integers(golden.tokens("tokens")),
@@ -70,7 +74,7 @@ fn packed(golden: &Numbers) -> Vec<Tensor> {
     ]
 }
 
-fn run(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
+pub fn run(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
     let context = Context::new();
     let module = graph.build(&context).expect("builds");
     let entry = function::entry(module.op()).expect("one entry").name();
@@ -79,7 +83,7 @@ fn run(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
 }
 
 /// Relative to the largest number expected.
-fn assert_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+pub fn assert_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let largest = expected.iter().fold(0.0_f64, |largest, x| largest.max(x.abs()));
     let worst = found.iter().zip(expected).fold(0.0_f64, |worst, (a, b)| worst.max((a - b).abs()));
@@ -93,7 +97,8 @@ fn options(phase: Phase) -> Options {
 #[test]
 fn logits_are_those_of_transformers() {
     for variant in VARIANTS {
-        let (weights, golden) = (Numbers::read(variant, "model.safetensors"), Numbers::read(variant, "golden.safetensors"));
+        let (weights, golden) =
+            (Numbers::read(variant, "model.safetensors"), Numbers::read(variant, "golden.safetensors"));
         for tp in [1, 3] {
             let graph = graph(variant, Options { tp: Some(tp), ..options(Phase::Prefill) });
             let inputs = [packed(&golden), parameters(&graph, &weights, |_, _, value| value)].concat();
@@ -104,7 +109,7 @@ fn logits_are_those_of_transformers() {
 }
 
 /// Rows, targets and weights of the mean next-token loss.
-fn objective(golden: &Numbers) -> Vec<Tensor> {
+pub fn objective(golden: &Numbers) -> Vec<Tensor> {
     let tokens = golden.tokens("tokens");
     let n = (BATCH * SEQUENCE) as i32;
     let rows: Vec<i32> = (0..n).filter(|i| i % SEQUENCE as i32 != SEQUENCE as i32 - 1).collect();
@@ -116,7 +121,8 @@ fn objective(golden: &Numbers) -> Vec<Tensor> {
 #[test]
 fn the_loss_and_its_slope_are_those_of_transformers() {
     for variant in VARIANTS {
-        let (weights, golden) = (Numbers::read(variant, "model.safetensors"), Numbers::read(variant, "golden.safetensors"));
+        let (weights, golden) =
+            (Numbers::read(variant, "model.safetensors"), Numbers::read(variant, "golden.safetensors"));
         let rows = BATCH * (SEQUENCE - 1);
         let graph = graph(variant, Options { rows: Some(rows), ..options(Phase::Training) });
         let data = [packed(&golden), objective(&golden)].concat();
@@ -202,7 +208,8 @@ impl Decoder {
 #[test]
 fn sixteen_decode_steps_are_those_of_transformers() {
     for variant in VARIANTS {
-        let (weights, golden) = (Numbers::read(variant, "model.safetensors"), Numbers::read(variant, "golden.safetensors"));
+        let (weights, golden) =
+            (Numbers::read(variant, "model.safetensors"), Numbers::read(variant, "golden.safetensors"));
         let tokens = golden.tokens("decode/tokens");
         let mut caches = Vec::new();
         Decoder::new(variant, PROMPT, &weights).step(&tokens[..PROMPT], 0, &mut caches);

@@ -129,7 +129,7 @@ fn wrong_graphs_are_named_with_their_place() {
             "\"sizes\": {\"a\": 1}, \"other\": 1, \"outputs\"",
             "m.json:7:31: `other`: unknown field `other`",
         ),
-        ("[8, 6]", "[9000000000000000000, 6]", "m.json:5:42: `parameters[0].shape`: impossible size"),
+        ("[8, 6]", "[9000000000000000000, 6]", "m.json:5:41: `parameters[0].shape`: impossible size"),
     ];
     for (from, to, expected) in table {
         let text = SMALL.replace(from, to);

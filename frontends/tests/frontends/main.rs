@@ -1,5 +1,9 @@
 //! Loads models as a user would and looks at the modules that come out.
 
 mod errors;
+mod goldens;
+mod gradients;
 mod graph;
 mod modules;
+mod objectives;
+mod properties;

@@ -1,6 +1,6 @@
 // pass: t3-outline, t3-schedule
-// Constants and fills that a step reads get a kernel, others are cloned; the device's offset is a kernel of its
-// own; a product moves before the kernel that needs it.
+// Constants and fills that a step reads get a kernel, others are cloned; the device's offset is a kernel of its own;
+// what does not shrink waits for its user.
 #v = affine_map<(d0) -> (d0)>
 #s = affine_map<(d0) -> ()>
 shard.grid @grid(shape = 2)

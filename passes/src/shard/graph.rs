@@ -15,7 +15,7 @@ use t3c_ir::{
 };
 use t3c_schedule::Grid;
 
-use super::Error;
+use super::{Error, units::is_well_formed};
 
 /// A module.
 #[derive(Debug)]
@@ -247,7 +247,12 @@ impl<'m, 'c, 'a> Reader<'m, 'c, 'a> {
             || Error::NoRule { location: location(call), what: "a call of an unknown function".into() };
         let callee = function::callee(self.module, call).ok_or_else(unknown)?;
         if let Some(unit) = unit_of(callee) {
-            return Ok(Kind::Unit(unit));
+            return if is_well_formed(&unit) {
+                Ok(Kind::Unit(unit))
+            } else {
+                let what = format!("a {} unit of other operands than it takes", unit.kind.name());
+                Err(Error::NoRule { location: location(call), what })
+            };
         }
         self.functions.get(&callee.name()).copied().map(Kind::Call).ok_or_else(unknown)
     }

@@ -13,8 +13,8 @@ pub struct Claim<'a> {
 
 /// The axis (or none) of each of `loops` loops.
 ///
-/// An axis that splits parameters goes to a loop that they claim. Any other axis goes to a loop that some operand
-/// claims, or to none. Among what is left, the cheapest by `price`; the first claim wins a tie.
+/// An axis that splits parameters goes to a loop that they claim, any other to a loop that some operand claims (so
+/// that no work is done twice for want of bytes). Among those, the cheapest by `price`; the first claim wins a tie.
 pub fn assign<P: PartialOrd>(
     loops: usize,
     axes: usize,
@@ -63,8 +63,12 @@ fn candidates(axis: usize, claims: &[Claim<'_>]) -> Vec<Option<usize>> {
         }
         found
     };
-    let parameters = claimed(true);
-    if parameters.is_empty() { claimed(false).into_iter().chain([None]).collect() } else { parameters }
+    let (parameters, others) = (claimed(true), claimed(false));
+    match (parameters.is_empty(), others.is_empty()) {
+        (false, _) => parameters,
+        (true, false) => others,
+        (true, true) => vec![None],
+    }
 }
 
 #[cfg(test)]
@@ -87,7 +91,7 @@ mod tests {
         let cheap = |at: usize| move |choice: &[Option<usize>]| u64::from(choice[at].is_none());
         assert_eq!(assign(2, 1, &[rows, columns], cheap(0)), [Some(0), None]);
         assert_eq!(assign(2, 1, &[rows, columns], cheap(1)), [None, Some(0)]);
-        assert_eq!(assign(2, 1, &[rows], |choice| u64::from(choice[0].is_some())), [None, None]);
+        assert_eq!(assign(2, 1, &[rows], |choice| u64::from(choice[0].is_some())), [Some(0), None]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use t3c_schedule::chunks::divides;
 use super::{
     Error,
     graph::{FunctionGraph, Graph, Kind},
-    sharding::Sharding,
+    sharding::{Sharding, cost},
     walker::Walker,
 };
 
@@ -194,20 +194,14 @@ impl Planner<'_> {
         Ok(self.plans.len() - 1)
     }
 
-    /// The plan of the function that a call calls. Operands that the callee annotates arrive so; parameters arrive
-    /// as they are, and a callee has a plan for each way in which they do; the others arrive as at its first call.
-    pub fn call(
-        &mut self,
-        callee: usize,
-        location: &str,
-        operands: &[(Sharding, bool)],
-    ) -> Result<usize, Error> {
+    /// The plan of the function that a call calls. Operands that the callee annotates arrive so and parameters as
+    /// they are; a plan that exists is used where bringing the others to it moves nothing, or else they arrive as
+    /// they are in a new one.
+    pub fn call(&mut self, callee: usize, location: &str, operands: &[Operand]) -> Result<usize, Error> {
         let (mut arguments, mut stationary) = (Vec::new(), Vec::new());
-        for (argument, ((found, parameter), annotation)) in
-            operands.iter().zip(&self.annotations[callee]).enumerate()
-        {
-            if let Some(expected) = annotation
-                && *parameter
+        for (argument, (operand, annotation)) in operands.iter().zip(&self.annotations[callee]).enumerate() {
+            let found = &operand.sharding;
+            if let Some(expected) = annotation.as_ref().filter(|_| operand.stationary)
                 && expected != found
             {
                 return Err(Error::Disagree {
@@ -219,17 +213,30 @@ impl Planner<'_> {
                 });
             }
             arguments.push(annotation.as_ref().unwrap_or(found).clone());
-            stationary.push(*parameter || annotation.is_some());
+            stationary.push(operand.stationary || annotation.is_some());
         }
-        let known = self.plans.iter().position(|plan| {
-            let parameters = plan.arguments.iter().zip(&arguments).zip(&stationary);
+        let fits = |plan: &FunctionPlan| {
             plan.function == callee
                 && plan.stationary == stationary
-                && parameters.into_iter().all(|((theirs, ours), fixed)| !fixed || theirs == ours)
-        });
-        match known {
+                && arguments.iter().zip(&plan.arguments).zip(operands).zip(&stationary).all(
+                    |(((ours, theirs), operand), fixed)| {
+                        ours == theirs || (!fixed && cost(ours, theirs, operand.bytes, &self.graph.grid) == 0)
+                    },
+                )
+        };
+        match self.plans.iter().position(fits) {
             Some(known) => Ok(known),
             None => self.function(callee, arguments, stationary),
         }
     }
+}
+
+/// An operand of a call.
+pub struct Operand {
+    /// How it lies, complete.
+    pub sharding: Sharding,
+    /// Whether it is a parameter.
+    pub stationary: bool,
+    /// Its bytes on one big device.
+    pub bytes: u64,
 }

@@ -1,7 +1,10 @@
 //! How the units are split: attention over its key-value heads, lookups over features, rows of ids, or rows of the
 //! table.
 
-use t3c_ir::units::UnitKind;
+use t3c_ir::{
+    TensorType,
+    units::{Unit, UnitKind},
+};
 use t3c_schedule::Reduction;
 
 use super::sharding::Sharding;
@@ -17,41 +20,79 @@ pub struct UnitSharding {
     pub masked: Option<usize>,
 }
 
+/// Whether a unit has the operands and results that its kind has; one made by hand may not.
+pub fn is_well_formed(unit: &Unit) -> bool {
+    let ranks = |types: &[TensorType]| types.iter().map(|r#type| r#type.shape.len()).collect::<Vec<_>>();
+    let (arguments, results) = (ranks(&unit.arguments), ranks(&unit.results));
+    match unit.kind {
+        UnitKind::Lookup => {
+            matches!((arguments.as_slice(), results.as_slice()),
+                (&[table, ids], &[found]) if table >= 1 && found == ids + table - 1)
+        }
+        UnitKind::LookupGrad => {
+            matches!((arguments.as_slice(), results.as_slice()),
+                (&[ids, dout], &[table]) if dout >= ids && table == dout - ids + 1)
+        }
+        UnitKind::Attention => arguments == [5, 4, 3, 1] && results == [4],
+        UnitKind::AttentionGrad => arguments == [5, 4, 3, 1, 4] && results == [5, 4, 3],
+        UnitKind::AttentionPaged => arguments == [5, 4, 3, 5, 4, 2, 1] && results == [4, 5, 4],
+    }
+}
+
 /// The sharding of a unit whose operands are split like this.
 pub fn sharding(kind: UnitKind, operands: &[&[Option<usize>]]) -> UnitSharding {
     match kind {
         UnitKind::Lookup => lookup(operands[0], operands[1]),
         UnitKind::LookupGrad => lookup_grad(operands[0], operands[1]),
-        UnitKind::Attention => heads(operands, &[1, 1, 1], &[1], &[4]),
-        UnitKind::AttentionGrad => {
-            let mut all = heads(operands, &[1, 1, 1], &[1, 1, 1], &[5, 4, 3]);
-            let dout = all.operands[0].splits.clone();
-            all.operands[4] = Sharding::split(dout.into_iter().take(4).collect::<Vec<_>>());
-            all
-        }
-        UnitKind::AttentionPaged => heads(operands, &[1, 1, 1, 2, 2], &[1, 2, 2], &[4, 5, 4]),
+        UnitKind::Attention => attention(operands, &[1, 1, 1], &[1], &[4]),
+        UnitKind::AttentionGrad => attention(operands, &[1, 1, 1, NONE, 1], &[1, 1, 1], &[5, 4, 3]),
+        UnitKind::AttentionPaged => attention(operands, &[1, 1, 1, 2, 2], &[1, 2, 2], &[4, 5, 4]),
     }
 }
 
-/// Operand `i` has its heads in dimension `at[i]`, result `j` in dimension `results[j]` of rank `ranks[j]`. Caches
-/// decide, then keys and values, then queries.
-fn heads(operands: &[&[Option<usize>]], at: &[usize], results: &[usize], ranks: &[usize]) -> UnitSharding {
-    let mut axes = at.iter().zip(operands).rev().map(|(&dimension, splits)| splits[dimension]);
-    let axis = axes.find(Option::is_some).flatten();
-    let split = |rank: usize, dimension: Option<usize>| {
+/// No dimension of an operand holds heads.
+const NONE: usize = usize::MAX;
+
+/// Operand `i` has its key-value heads in dimension `at[i]`, result `j` in dimension `results[j]` of rank
+/// `ranks[j]`. Caches decide how heads are split, then keys and values, then queries. Queries may also be split
+/// over the groups of a head, in dimension 2; keys and values are whole then, and their gradients are
+/// contributions.
+fn attention(
+    operands: &[&[Option<usize>]],
+    at: &[usize],
+    results: &[usize],
+    ranks: &[usize],
+) -> UnitSharding {
+    let found = |(&dimension, splits): (&usize, &&[Option<usize>])| splits.get(dimension).copied().flatten();
+    let heads = at.iter().zip(operands).rev().find_map(found);
+    let groups = operands[0][2].filter(|axis| heads != Some(*axis));
+    let split = |rank: usize, dimension: usize, query: bool| {
         let mut splits = vec![None; rank];
-        if let Some(dimension) = dimension {
-            splits[dimension] = axis;
+        if let Some(axis) = splits.get_mut(dimension) {
+            *axis = heads;
+        }
+        if query {
+            splits[2] = groups;
         }
         Sharding::split(splits)
     };
-    let wanted =
-        operands.iter().enumerate().map(|(index, splits)| split(splits.len(), at.get(index).copied()));
-    UnitSharding {
-        operands: wanted.collect(),
-        results: ranks.iter().zip(results).map(|(&rank, &dimension)| split(rank, Some(dimension))).collect(),
-        masked: None,
+    // Beside the queries, what has groups is the incoming gradient, operand 4 where heads are in dimension 1.
+    let query = |index: usize| index == 0 || (index == 4 && at[4] == 1);
+    let wanted = operands
+        .iter()
+        .enumerate()
+        .map(|(index, splits)| split(splits.len(), at.get(index).copied().unwrap_or(NONE), query(index)));
+    let mut made: Vec<Sharding> = ranks
+        .iter()
+        .zip(results)
+        .enumerate()
+        .map(|(index, (&rank, &dimension))| split(rank, dimension, index == 0))
+        .collect();
+    let grad = at.get(3) == Some(&NONE);
+    if let Some(axis) = groups.filter(|_| grad) {
+        made[1..].iter_mut().for_each(|sharding| sharding.partial = vec![(axis, Reduction::Sum)]);
     }
+    UnitSharding { operands: wanted.collect(), results: made, masked: None }
 }
 
 fn lookup(table: &[Option<usize>], ids: &[Option<usize>]) -> UnitSharding {
@@ -94,6 +135,17 @@ mod tests {
         let grad = sharding(UnitKind::AttentionGrad, &[&q, &k, &v, &end, &dout]);
         assert_eq!(grad.operands[4].splits, [None, Some(0), None, None]);
         assert_eq!(grad.results[2].splits, [None, Some(0), None]);
+    }
+
+    #[test]
+    fn groups_split_on_an_axis_of_their_own() {
+        let q = [None, None, Some(0), None, None];
+        let (k, v, end, dout) = ([None; 4], [None; 3], [None; 1], [None; 4]);
+        let grad = sharding(UnitKind::AttentionGrad, &[&q, &k, &v, &end, &dout]);
+        assert_eq!(grad.operands[4].splits, [None, None, Some(0), None]);
+        assert_eq!(grad.results[0], Sharding::split(q));
+        assert_eq!(grad.results[1].partial, [(0, Reduction::Sum)]);
+        assert_eq!(grad.results[1].splits, k);
     }
 
     #[test]

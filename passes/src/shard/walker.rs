@@ -12,7 +12,7 @@ use super::{
     graph::{Free, FunctionGraph, Kind, Node, Structured},
     linear::is_linear,
     loops::{Claim, assign},
-    plan::{NodePlan, Planner, Reshard},
+    plan::{NodePlan, Operand, Planner, Reshard},
     sharding::{Sharding, cost},
     units,
 };
@@ -170,11 +170,12 @@ impl<'p, 'g> Walker<'p, 'g> {
     }
 
     fn call(&mut self, plan: &mut NodePlan, node: &Node, callee: usize) -> Result<(), Error> {
-        let operands: Vec<(Sharding, bool)> = plan
-            .operands
-            .iter()
-            .map(|&value| (self.made(value).resolved(), self.stationary[value]))
-            .collect();
+        let operand = |&value: &usize| Operand {
+            sharding: self.made(value).resolved(),
+            stationary: self.stationary[value],
+            bytes: self.bytes(value),
+        };
+        let operands: Vec<Operand> = plan.operands.iter().map(operand).collect();
         let planned = self.planner.call(callee, &node.location, &operands)?;
         let called = &self.planner.plans[planned];
         plan.forms = called.arguments.clone();
@@ -238,16 +239,21 @@ impl<'p, 'g> Walker<'p, 'g> {
     ) -> Result<Decision, Error> {
         let inputs = &operands[..structured.inputs()];
         let init = operands[structured.inputs()];
-        let claimed = |&value: &usize| self.free(value).is_none();
+        let (output, combines) = (structured.output(), reduction(node, structured).is_ok());
         let claims: Vec<Claim<'_>> = inputs
             .iter()
             .chain([&init])
             .zip(&structured.maps)
-            .filter(|(value, _)| claimed(value))
+            .filter(|(value, _)| self.free(**value).is_none())
             .map(|(&value, map)| Claim {
                 map,
                 splits: &self.made(value).splits,
                 stationary: self.stationary[value],
+            })
+            // A reduction that cannot be combined is done whole, unless a parameter would have to move for it.
+            .filter(|claim| {
+                let mut split = claim.map.iter().zip(claim.splits).filter(|(_, axis)| axis.is_some());
+                combines || claim.stationary || split.all(|(at, _)| output.contains(at))
             })
             .collect();
         let axes = self.planner.graph.grid.axes.len();
@@ -261,7 +267,6 @@ impl<'p, 'g> Walker<'p, 'g> {
         let factors = assign(structured.iterators.len(), axes, &claims, |factors| {
             self.price(&operands, structured, factors, &through, node.results[0])
         });
-        let output = structured.output();
         let reduced: Vec<usize> =
             (0..factors.len()).filter(|at| !output.contains(at)).filter_map(|at| factors[at]).collect();
         let reduction = if reduced.is_empty() { Reduction::Sum } else { reduction(node, structured)? };

@@ -53,6 +53,9 @@ pub enum CreditError {
         /// What is missing.
         what: &'static str,
     },
+    /// Finite values so large that the result is not.
+    #[error("the credit of `input` is not finite: its values are too large")]
+    Overflow,
     /// A trajectory that did not end with an answer but has an outcome of one that did.
     #[error("`{field}` is false although `r_out` is {r_out}: an unfinished trajectory has -1")]
     Unfinished {

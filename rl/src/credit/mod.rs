@@ -58,6 +58,10 @@ pub fn credit(input: &TreeInput, options: &Options) -> Result<Credit, CreditErro
     let weight = reward::weights(input, options, &shape);
     let merged = reward::merge(&shape, &a, &weight);
     let token_loss = loss::tree(input, options, &merged);
+    let finite = token_loss.dlogp.iter().flatten().chain(&r_step).chain(a.iter().flatten());
+    if !(token_loss.loss_pg + token_loss.loss_kl).is_finite() || !finite.into_iter().all(|x| x.is_finite()) {
+        return Err(CreditError::Overflow);
+    }
     let only_reached = |values: &[f64]| -> Vec<Option<f64>> {
         values.iter().zip(&shape.through).map(|(v, m)| (!m.is_empty()).then_some(*v)).collect()
     };

@@ -275,6 +275,12 @@ fn bad_input_is_named() {
 }
 
 #[test]
+fn what_overflows_is_an_error() {
+    let options = Options { w1: f64::MAX, w2: f64::MAX, ..Options::default() };
+    assert_eq!(credit(&forked(), &options), Err(CreditError::Overflow));
+}
+
+#[test]
 fn an_unfinished_trajectory_counts_as_wrong() {
     let mut input = forked();
     input.trajectories[1].finished = false;

@@ -1,7 +1,7 @@
 //! Rollout trees and traces as the flat arrays of a training step.
 //!
 //! Tokens stand in depth-first preorder, and one array says what each sees: token j is visible to
-//! token i iff j <= i < subtree_end[j]. A shared prefix stands once; positions are depths, so that a
+//! token i iff `j <= i < subtree_end[j]`. A shared prefix stands once; positions are depths, so that a
 //! token has the position it was decoded at. Only tokens that the model wrote are loss rows. A row
 //! names the token whose hidden state predicts the target: the target's parent in the tree, which at
 //! a fork is the same for several targets.

@@ -54,6 +54,12 @@ fn at_least_one(field: &'static str, value: usize) -> Result<(), RecipeError> {
     require(field, value as f64, value >= 1, "1 or more")
 }
 
+/// A size of arrays that fits 32-bit indices.
+fn size(field: &'static str, value: usize) -> Result<(), RecipeError> {
+    at_least_one(field, value)?;
+    require(field, value as f64, value <= 1 << 24, "at most 16777216")
+}
+
 fn probability(field: &'static str, value: f64) -> Result<(), RecipeError> {
     require(field, value, (0.0..=1.0).contains(&value), "0 to 1")
 }
@@ -91,8 +97,7 @@ impl Recipe {
             ("parallelism.dp", self.parallelism.dp),
             ("parallelism.ep", self.parallelism.ep),
         ] {
-            at_least_one(field, value)?;
-            require(field, value as f64, value <= 1 << 24, "at most 16777216")?;
+            size(field, value)?;
         }
         let (heads, groups) = (model.num_attention_heads, model.num_key_value_heads);
         let divides = heads.is_multiple_of(groups);
@@ -139,8 +144,8 @@ impl Recipe {
 
     fn check_sft(&self) -> Result<(), RecipeError> {
         let sft = &self.sft;
-        at_least_one("sft.batch.tokens", sft.batch.tokens)?;
-        at_least_one("sft.batch.rows", sft.batch.rows)?;
+        size("sft.batch.tokens", sft.batch.tokens)?;
+        size("sft.batch.rows", sft.batch.rows)?;
         let (tokens, context) = (sft.batch.tokens, self.model.max_position_embeddings);
         require("sft.batch.tokens", tokens as f64, tokens >= context, "`max_position_embeddings` or more")?;
         positive("sft.learning_rate", sft.learning_rate)?;
@@ -149,7 +154,7 @@ impl Recipe {
         if let Some(stop) = &sft.stop {
             probability("sft.stop.accuracy", stop.accuracy)?;
             at_least_one("sft.stop.every", stop.every as usize)?;
-            at_least_one("sft.stop.questions", stop.questions)?;
+            size("sft.stop.questions", stop.questions)?;
         }
         Ok(())
     }
@@ -172,12 +177,23 @@ impl Recipe {
             require(field, value as f64, value <= 1 << 16, "at most 65536")?;
         }
         for bucket in &rl.batches {
-            at_least_one("rl.batches.tokens", bucket.tokens)?;
-            at_least_one("rl.batches.rows", bucket.rows)?;
+            size("rl.batches.tokens", bucket.tokens)?;
+            size("rl.batches.rows", bucket.rows)?;
         }
         for rows in &rl.decode_rows {
-            at_least_one("rl.decode_rows", *rows)?;
+            size("rl.decode_rows", *rows)?;
         }
+        let t_max = f64::from(rl.credit.t_max);
+        require("rl.credit.t_max", t_max, t_max <= 1024.0, "at most 1024")?;
+        let positions = (rl.questions * rl.trajectories) as f64 * self.model.max_position_embeddings as f64;
+        let expected = "so that `questions` × `trajectories` × `max_position_embeddings` is below 2^31";
+        require("rl.questions", rl.questions as f64, positions < 2f64.powi(31), expected)?;
+        // No tree is larger, so no run can end for want of a batch that holds it.
+        let tree = rl.trajectories * self.model.max_position_embeddings;
+        let fits = rl.batches.iter().any(|bucket| bucket.tokens.min(bucket.rows) >= tree);
+        let largest = rl.batches.iter().map(|bucket| bucket.tokens).max().unwrap_or(0);
+        let expected = "one with `trajectories` × `max_position_embeddings` tokens and rows, or more";
+        require("rl.batches", largest as f64, fits, expected)?;
         let (step, context) = (rl.max_step_tokens, self.model.max_position_embeddings);
         require("rl.max_step_tokens", step as f64, step < context, "less than `max_position_embeddings`")?;
         positive("rl.temperature", rl.temperature)?;
@@ -187,8 +203,9 @@ impl Recipe {
     }
 
     fn check_evaluation(&self) -> Result<(), RecipeError> {
-        at_least_one("evaluation.questions", self.evaluation.questions)?;
-        at_least_one("evaluation.t_max", self.evaluation.t_max as usize)?;
+        size("evaluation.questions", self.evaluation.questions)?;
+        let t_max = f64::from(self.evaluation.t_max);
+        require("evaluation.t_max", t_max, (1.0..=1024.0).contains(&t_max), "1 to 1024")?;
         positive("evaluation.temperature", self.evaluation.temperature)
     }
 }

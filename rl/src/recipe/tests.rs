@@ -22,6 +22,12 @@ fn bad_recipes_name_what_is_wrong() {
         (r#"{"schema": "t3c.portool/1", "rl": {"credit": {"gamma": 2}}}"#, "rl.credit.gamma"),
         (r#"{"schema": "t3c.portool/1", "model": {"num_key_value_heads": 3}}"#, "num_key_value_heads"),
         (r#"{"schema": "t3c.portool/1", "task": {"mix": [0, 0, 0]}}"#, "task.mix"),
+        (r#"{"schema": "t3c.portool/1", "rl": {"trajectories": 60}}"#, "rl.batches"),
+        (r#"{"schema": "t3c.portool/1", "rl": {"questions": 60000, "trajectories": 60000}}"#, "rl.questions"),
+        (
+            r#"{"schema": "t3c.portool/1", "evaluation": {"questions": 1000000000000}}"#,
+            "evaluation.questions",
+        ),
         (r#"{"schema": "t3c.portool/1""#, "EOF"),
     ];
     for (text, named) in cases {

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::{Event, Policy, TrainError, Trainer, TreeSummary};
 use crate::decode::Decoder;
 use crate::random::{Purpose, Seed};
-use crate::task::{Split, Task};
-use crate::tree::{Selection, rollout};
+use crate::task::{Split, Task, Token};
+use crate::tree::{Selection, Tree, rollout};
 
 /// Steps from here on seed evaluations: no training step gets there.
 const EVALUATION_STEPS: u64 = 1 << 48;
@@ -31,7 +31,39 @@ pub struct Evaluation {
     pub seconds: f64,
 }
 
+/// A held-out question and what the policy made of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Transcript {
+    /// The prompt, the policy's steps and the environment's answers.
+    pub tokens: Vec<Token>,
+    /// The outcome reward.
+    pub r_out: f64,
+}
+
 impl<T: Task> Trainer<T> {
+    /// What the policy, greedily, makes of the first `count` held-out questions.
+    pub fn transcripts<D: Decoder>(
+        &self,
+        policy: &mut D,
+        count: usize,
+    ) -> Result<Vec<Transcript>, TrainError<D::Error>> {
+        let seed = Seed { seed: self.recipe.evaluation.seed, step: EVALUATION_STEPS };
+        let questions = &self.held_out[..count.min(self.held_out.len())];
+        let options = self.recipe.evaluation_options(0.0);
+        let decode = &self.shapes.decode;
+        let (trees, _) = rollout(policy, &self.task, questions, &options, &Selection::Chains, decode, seed)?;
+        let transcript = |tree: &Tree| {
+            let trajectory = tree.trajectories.first()?;
+            let mut tokens = tree.prompt.clone();
+            for node in tree.path(trajectory.leaf) {
+                tokens.extend_from_slice(&tree.nodes[node].tokens);
+                tokens.extend_from_slice(&tree.nodes[node].response);
+            }
+            Some(Transcript { tokens, r_out: trajectory.r_out })
+        };
+        Ok(trees.iter().filter_map(transcript).collect())
+    }
+
     /// Asks the held-out questions. The same parameters always give the same answers.
     pub fn evaluate<D: Decoder>(
         &self,

@@ -10,7 +10,7 @@ mod reinforce;
 mod schedule;
 mod warm_start;
 
-pub use evaluate::Evaluation;
+pub use evaluate::{Evaluation, Transcript};
 pub use metrics::{CallAccuracy, RlMetrics, SftMetrics, TreeSummary};
 pub use schedule::{Decay, LearningRate};
 
@@ -161,7 +161,8 @@ pub enum Event {
 
 /// Takes events as they happen, with the policy and the state at that moment (to save both).
 pub trait Sink<P> {
-    /// `Break` ends the run after this event; its state remains valid.
+    /// `Break` ends the run after the events of this step; a run resumed from `state` goes on as if
+    /// it had never stopped.
     fn event(&mut self, event: &Event, policy: &mut P, state: &State) -> ControlFlow<()>;
 }
 
@@ -214,10 +215,12 @@ impl<T: Task> Trainer<T> {
         sink: &mut impl Sink<P>,
     ) -> Result<State, TrainError<P::Error>> {
         while self.state.phase != Phase::Done {
+            let mut goes_on = true;
             for event in self.advance(policy)? {
-                if sink.event(&event, policy, &self.state).is_break() {
-                    return Ok(self.state);
-                }
+                goes_on &= sink.event(&event, policy, &self.state).is_continue();
+            }
+            if !goes_on {
+                break;
             }
         }
         Ok(self.state)

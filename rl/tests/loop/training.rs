@@ -1,9 +1,11 @@
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 
-use t3c_rl::pack::Bucket;
+use t3c_rl::decode::{DecodeRows, Decoder};
+use t3c_rl::pack::{Batch, Bucket, Objective};
 use t3c_rl::recipe::{Recipe, StopOptions};
 use t3c_rl::task::{MiniTask, Task, TaskOptions};
-use t3c_rl::trainer::{Evaluation, Event, Phase, RlMetrics, State, Trainer};
+use t3c_rl::trainer::{Evaluation, Event, Hyper, Phase, Policy, RlMetrics, State, StepOutcome, Trainer};
 use t3c_rl::tree::Selection;
 
 use crate::tables::Tables;
@@ -107,9 +109,8 @@ fn a_run_is_determined_by_its_seed_and_resumes_exactly() {
     let mut other = recipe.clone();
     other.seed = 1;
     assert_ne!(events, whole(&other));
-    // Broken off in the warm start, and after some steps of reinforcement learning. The break comes
-    // on the last event of a step.
-    for until in [40, 108] {
+    // Broken off in the warm start, at its end, and after some steps of reinforcement learning.
+    for until in [40, 101, 108, 125] {
         let mut policy = Tables::new(&recipe, VOCABULARY);
         let (mut first, state) = run(&recipe, &mut policy, State::default(), until);
         let state = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
@@ -174,7 +175,70 @@ fn the_mini_task_runs_through_the_loop() {
         ControlFlow::Continue(())
     };
     trainer.run(&mut policy, &mut sink).unwrap();
+    let transcripts = trainer.transcripts(&mut policy, 3).unwrap();
+    assert_eq!(transcripts.len(), 3);
+    let text = trainer.task().vocabulary().detokenise(&transcripts[0].tokens);
+    assert!(text.starts_with("<tools>") && text.contains("?"), "{text}");
     let step = rl(&events)[0];
     assert!(step.sampled_tokens > 500 && step.rollout.format_score > 0.0, "{step:?}");
     assert_eq!(evaluations(&events).len(), 4);
+}
+
+type Spoil = fn(&mut StepOutcome);
+
+/// A policy whose reports are spoiled.
+struct Broken(Tables, Spoil);
+
+impl Decoder for Broken {
+    type Error = Infallible;
+
+    fn decode(&mut self, rows: &DecodeRows, logits: &mut Vec<f32>) -> Result<(), Infallible> {
+        self.0.decode(rows, logits)
+    }
+
+    fn copy_blocks(&mut self, copies: &[(u32, u32)]) -> Result<(), Infallible> {
+        self.0.copy_blocks(copies)
+    }
+}
+
+impl Policy for Broken {
+    fn train(
+        &mut self,
+        objective: Objective,
+        batch: &Batch,
+        hyper: &Hyper,
+    ) -> Result<StepOutcome, Infallible> {
+        let mut outcome = self.0.train(objective, batch, hyper)?;
+        (self.1)(&mut outcome);
+        Ok(outcome)
+    }
+
+    fn reset_optimizer(&mut self) -> Result<(), Infallible> {
+        self.0.reset_optimizer()
+    }
+
+    fn keep_reference(&mut self) -> Result<(), Infallible> {
+        self.0.keep_reference()
+    }
+
+    fn reference_logp(&mut self, batch: &Batch) -> Result<Vec<f32>, Infallible> {
+        self.0.reference_logp(batch)
+    }
+}
+
+#[test]
+fn a_policy_s_bad_report_ends_the_run() {
+    let cases: [(Spoil, &str); 3] = [
+        (|outcome| outcome.loss = f32::NAN, "step 1: the loss is NaN"),
+        (|outcome| outcome.grad_norm = f32::INFINITY, "step 1: the gradient norm is inf"),
+        (|outcome| outcome.logp.truncate(3), "reported 3 log-probabilities for 96 loss rows"),
+    ];
+    for (spoil, expected) in cases {
+        let recipe = recipe();
+        let mut policy = Broken(Tables::new(&recipe, VOCABULARY), spoil);
+        let mut trainer = Trainer::new(recipe, Toy { longest_filler: 8 }, State::default());
+        let message = trainer.sft_step(&mut policy).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+        assert_eq!(trainer.state().sft_steps, 0);
+    }
 }

@@ -110,8 +110,8 @@ impl Executable {
             return Err(t3c_ir::Error::at(function.0, "does not match its schedule").into());
         }
         Ok(Self {
-            arguments: argument_ports.iter().map(|port| whole_port(port, &schedule.grid)).collect::<Result<_, _>>()?,
-            results: result_ports.iter().map(|port| whole_port(port, &schedule.grid)).collect::<Result<_, _>>()?,
+            arguments: whole_ports(&argument_ports, "in", &schedule.grid)?,
+            results: whole_ports(&result_ports, "out", &schedule.grid)?,
             runtime: Runtime::new(schedule, runtime_options)?,
             locations: schedule
                 .programs
@@ -221,6 +221,15 @@ fn check_elements(schedule: &Schedule) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Ports with their whole types; those without a name are called by their number.
+fn whole_ports(ports: &[t3c_ir::function::Port], prefix: &str, grid: &Grid) -> Result<Vec<Port>, Error> {
+    let mut whole = ports.iter().map(|port| whole_port(port, grid)).collect::<Result<Vec<_>, _>>()?;
+    for (index, port) in whole.iter_mut().enumerate().filter(|(_, port)| port.name.is_empty()) {
+        port.name = format!("{prefix}/{index}");
+    }
+    Ok(whole)
 }
 
 /// A partitioned port with its whole type.

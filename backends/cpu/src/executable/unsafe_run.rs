@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     Error,
-    kernels::{AttentionGradients, AttentionInputs, AttentionShape, Cache, CacheShape, Epilogue, Output, Pages, Region},
+    kernels::{AttentionGradients, AttentionInputs, AttentionShape, Cache, CacheShape, Epilogue, Output, PackedTree,
+        Pages, Part, Region, Task},
 };
 
 /// A device's memory during one run.
@@ -108,12 +109,10 @@ impl Worker<'_> {
                 Ok(())
             }
             Some(Prepared::Attention { shape, scale }) => {
-                self.attention(shape, *scale, instance);
-                Ok(())
+                self.attention(shape, *scale, instance, &location)
             }
             Some(Prepared::AttentionGrad { shape, scale }) => {
-                self.attention_grad(shape, *scale, instance);
-                Ok(())
+                self.attention_grad(shape, *scale, instance, &location)
             }
             Some(Prepared::AttentionPaged { shape, cache, scale }) => {
                 self.attention_paged(shape, *cache, *scale, instance, &location)
@@ -136,20 +135,16 @@ impl Worker<'_> {
 
     fn gemm(&self, gemm: &Gemm, reads: &[ValueId], output: Output, region: &Region) {
         let (a, b) = if gemm.swapped { (reads[1], reads[0]) } else { (reads[0], reads[1]) };
+        let task = Task {
+            kernels: self.executable.kernels.gemm(),
+            region,
+            output,
+            epilogue: Epilogue::Store,
+            workspace: self.memory.scratch,
+        };
         // SAFETY: the plan was made for the operands' shapes, whose places hold them; the output holds the
         // region; the scratch is this worker's and holds the largest plan's workspace.
-        unsafe {
-            gemm.plan.run(
-                self.executable.kernels.gemm(),
-                self.floats(a),
-                self.floats(b),
-                output,
-                Epilogue::Store,
-                region,
-                self.memory.scratch,
-                &mut |_| {},
-            );
-        }
+        unsafe { gemm.plan.run(&task, self.floats(a), self.floats(b), &mut |_| {}) };
     }
 
     fn kernel(&self, address: usize, instance: &Instance) {
@@ -175,23 +170,51 @@ impl Worker<'_> {
         unsafe { std::slice::from_raw_parts_mut(self.memory.stack, self.memory.stack_entries) }
     }
 
-    fn attention(&self, shape: &AttentionShape, scale: f32, instance: &Instance) {
-        let Some(kernels) = self.executable.kernels.attention(shape.head_dim) else { return };
-        let (out, ends) = (self.floats(instance.writes[0]), self.ints(instance.reads[3]));
-        let (heads, tokens) = (0..shape.kv_heads, 0..shape.tokens);
-        // SAFETY: all places hold tensors of this shape, checked when the unit was made.
-        unsafe { kernels.forward(shape, self.inputs(instance), ends, scale, out, heads, tokens, self.stack()) };
+    fn attention(
+        &self,
+        shape: &AttentionShape,
+        scale: f32,
+        instance: &Instance,
+        location: &dyn Fn() -> String,
+    ) -> Result<(), Error> {
+        let Some(kernels) = self.executable.kernels.attention(shape.head_dim) else { return Ok(()) };
+        let tree = self.tree(shape, scale, instance, location)?;
+        let part = Part { heads: 0..shape.kv_heads, tokens: 0..shape.tokens };
+        let (inputs, out) = (self.inputs(instance), self.floats(instance.writes[0]));
+        // SAFETY: all places hold tensors of this shape, and the tree passed its check.
+        unsafe { kernels.forward(&tree, inputs, out, &part, self.stack()) };
+        Ok(())
     }
 
-    fn attention_grad(&self, shape: &AttentionShape, scale: f32, instance: &Instance) {
-        let Some(kernels) = self.executable.kernels.attention(shape.head_dim) else { return };
+    fn attention_grad(
+        &self,
+        shape: &AttentionShape,
+        scale: f32,
+        instance: &Instance,
+        location: &dyn Fn() -> String,
+    ) -> Result<(), Error> {
+        let Some(kernels) = self.executable.kernels.attention(shape.head_dim) else { return Ok(()) };
+        let tree = self.tree(shape, scale, instance, location)?;
         let [dq, dk, dv] = [0, 1, 2].map(|result| self.floats(instance.writes[result]));
-        let (ends, dout) = (self.ints(instance.reads[3]), self.floats(instance.reads[4]));
-        let gradients = AttentionGradients { dq, dk, dv };
-        let (heads, scratch) = (0..shape.kv_heads, self.memory.scratch);
-        let inputs = self.inputs(instance);
+        let gradients = AttentionGradients { dout: self.floats(instance.reads[4]), dq, dk, dv };
+        let (inputs, heads) = (self.inputs(instance), 0..shape.kv_heads);
         // SAFETY: as above; the scratch holds `backward_scratch_len` floats.
-        unsafe { kernels.backward(shape, inputs, ends, scale, dout, gradients, heads, self.stack(), scratch) };
+        unsafe { kernels.backward(&tree, inputs, gradients, heads, self.stack(), self.memory.scratch) };
+        Ok(())
+    }
+
+    fn tree<'t>(
+        &'t self,
+        shape: &AttentionShape,
+        scale: f32,
+        instance: &Instance,
+        location: &dyn Fn() -> String,
+    ) -> Result<PackedTree<'t>, Error> {
+        let subtree_end = self.ints(instance.reads[3]);
+        shape
+            .check_tree(subtree_end)
+            .map_err(|source| Error::Tokens { location: location(), problem: source.to_string() })?;
+        Ok(PackedTree { shape: *shape, subtree_end, scale })
     }
 
     fn attention_paged(
@@ -206,15 +229,15 @@ impl Worker<'_> {
         let (table, position) = (self.ints(instance.reads[5]), self.ints(instance.reads[6]));
         cache_shape
             .check(shape, table, position)
-            .map_err(|source| Error::Cache { location: location(), source })?;
+            .map_err(|source| Error::Tokens { location: location(), problem: source.to_string() })?;
         let cache = Cache { k: self.floats(instance.reads[3]), v: self.floats(instance.reads[4]) };
-        let pages = Pages { shape: cache_shape, block_table: table, position };
+        let pages = Pages { shape: *shape, cache: cache_shape, block_table: table, position, scale };
         let (inputs, out) = (self.inputs(instance), self.floats(instance.writes[0]));
-        let (heads, rows) = (0..shape.kv_heads, 0..shape.tokens);
+        let part = Part { heads: 0..shape.kv_heads, tokens: 0..shape.tokens };
         // SAFETY: the tables passed the check, and the caches are written by this worker alone.
         unsafe {
-            kernels.write_cache(shape, inputs, cache, &pages, rows.clone());
-            kernels.attend_paged(shape, inputs.q, cache, &pages, scale, out, heads, rows, self.stack());
+            kernels.write_cache(&pages, inputs, cache, 0..shape.tokens);
+            kernels.attend_paged(&pages, inputs.q, cache, out, &part, self.stack());
         }
         Ok(())
     }

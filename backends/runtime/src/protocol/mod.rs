@@ -37,10 +37,10 @@ use std::sync::atomic::AtomicPtr;
 use std::sync::{Arc, Mutex};
 
 use crate::hooks::{Event, EventKind, Hooks};
-use crate::plan::{Entry, FusedSpec, Outcome, Plan};
+use crate::plan::{Entry, Outcome, Plan};
 use crate::sync::{AtomicU64, Ordering, Padded};
 use crate::tracker::{Credit, Tracker};
-use crate::transport::{Slot, Threads, Transport};
+use crate::transport::{Slot, Transport};
 use crate::unsafe_memory::{Access, Rows};
 use crate::watch::Watch;
 use crate::{Error, StepKey};
@@ -100,30 +100,6 @@ struct At {
 }
 
 impl FusedStep {
-    /// The step for the devices `members`, connected by threads of this process.
-    pub fn new(
-        spec: &FusedSpec,
-        members: Vec<u32>,
-        watch: Arc<Watch>,
-        hooks: Arc<Hooks>,
-    ) -> Result<FusedStep, Error> {
-        let plan = Plan::new(spec, members.len() as u32)?;
-        let transport = Box::new(Threads::new(&plan));
-        Ok(FusedStep::with_transport(plan, members, watch, hooks, transport))
-    }
-
-    /// The step over another transport.
-    pub fn with_transport(
-        plan: Plan,
-        members: Vec<u32>,
-        watch: Arc<Watch>,
-        hooks: Arc<Hooks>,
-        transport: Box<dyn Transport>,
-    ) -> FusedStep {
-        let devices = (0..plan.devices).map(|device| DeviceState::new(&plan, device)).collect();
-        FusedStep { plan, members, watch, hooks, transport, devices }
-    }
-
     /// The step's address space.
     pub fn plan(&self) -> &Plan {
         &self.plan
@@ -383,6 +359,11 @@ impl<'a> FusedRun<'a> {
         }
     }
 
+    /// Whether this is a run of `step` on the device at position `device`.
+    pub(crate) fn is_of(&self, step: &FusedStep, device: u32) -> bool {
+        std::ptr::eq(self.step, step) && self.device == device
+    }
+
     fn at(&self, position: usize, block: usize) -> Result<At, Error> {
         match self.produced.get(position).and_then(|blocks| blocks.get(block)) {
             Some(false) => Ok(At { device: self.device, entry: position, block, epoch: self.epoch }),
@@ -407,7 +388,7 @@ impl Drop for FusedRun<'_> {
 }
 
 impl FusedStep {
-    fn misuse(&self, device: u32, reason: &str) -> Error {
+    pub(crate) fn misuse(&self, device: u32, reason: &str) -> Error {
         let device = self.members[device as usize];
         Error::Misuse { device, step: self.plan.key, reason: reason.to_string() }
     }

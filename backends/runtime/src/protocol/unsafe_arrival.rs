@@ -10,18 +10,48 @@
 //!   before `complete` counts it, then belongs to the device, which waits for that count.
 
 use std::sync::atomic::Ordering as Relaxation;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
-use super::{At, FusedRun, FusedStep};
+use super::{At, DeviceState, FusedRun, FusedStep};
 use crate::Error;
-use crate::hooks::EventKind;
-use crate::plan::{Outcome, Source};
+use crate::hooks::{EventKind, Hooks};
+use crate::plan::{FusedSpec, Outcome, Plan, Source};
 use crate::sync::Ordering;
 use crate::tracker::Arrival;
-use crate::transport::{Delivery, Slot};
+use crate::transport::{Delivery, Slot, Threads, Transport};
 use crate::unsafe_memory::{Place, Rows, combine, write_rows};
+use crate::watch::Watch;
 
 impl FusedStep {
+    /// The step for the devices `members`, connected by threads of this process.
+    pub fn new(
+        spec: &FusedSpec,
+        members: Vec<u32>,
+        watch: Arc<Watch>,
+        hooks: Arc<Hooks>,
+    ) -> Result<FusedStep, Error> {
+        let plan = Plan::new(spec, members.len() as u32)?;
+        let transport = Box::new(Threads::new(&plan));
+        // SAFETY: the plan and the transport were just made, from each other.
+        Ok(unsafe { FusedStep::with_transport(plan, members, watch, hooks, transport) })
+    }
+
+    /// The step over another transport.
+    ///
+    /// # Safety
+    /// `plan` is as [`Plan::new`] made it for as many devices as `members` has, and `transport` gives
+    /// memory for its channels and blocks.
+    pub unsafe fn with_transport(
+        plan: Plan,
+        members: Vec<u32>,
+        watch: Arc<Watch>,
+        hooks: Arc<Hooks>,
+        transport: Box<dyn Transport>,
+    ) -> FusedStep {
+        let devices = (0..plan.devices).map(|device| DeviceState::new(&plan, device)).collect();
+        FusedStep { plan, members, watch, hooks, transport, devices }
+    }
+
     /// Begins the step's next execution on the device at position `device`; the reduced chunk goes to
     /// `result`.
     ///

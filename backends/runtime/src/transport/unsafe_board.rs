@@ -11,11 +11,11 @@
 //! fall. All four operations are sequentially consistent: either the reader sees the failure or the
 //! leaver sees the flag.
 
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use super::{Call, Exchange, Read};
 use crate::Error;
-use crate::sync::Padded;
+use crate::sync::{AtomicU64, Padded};
 use crate::watch::Watch;
 
 /// The board of one group of threads.

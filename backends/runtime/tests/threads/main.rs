@@ -5,5 +5,6 @@ mod failures;
 mod fused;
 mod groups;
 mod reference;
+mod schedules;
 mod unsafe_kernel;
 mod unsafe_mailbox;

@@ -121,7 +121,8 @@ fn the_protocol_runs_over_messages_that_overtake_each_other() {
         let hooks = Arc::new(Hooks::new(Some(Delays::seeded(2)), false));
         let watch = Arc::new(Watch::new(devices, Some(std::time::Duration::from_secs(20))));
         let members = (0..devices).collect();
-        let step = FusedStep::with_transport(plan, members, watch, hooks, mailbox);
+        // SAFETY: the mailbox has a buffer for every slot of this plan.
+        let step = unsafe { FusedStep::with_transport(plan, members, watch, hooks, mailbox) };
         let program = |device: u32| {
             let mut result = vec![0.0; step.result_elements(device)];
             for epoch in 0..60 {

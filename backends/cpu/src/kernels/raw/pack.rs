@@ -10,6 +10,10 @@ use crate::kernels::{Error, names};
 
 type PackKernel = unsafe extern "C" fn(i64, *const f32, *const i64, *mut f32);
 
+/// Steps that one transposition takes: it visits the panel once for every eight lines, and so
+/// much of it stays in the first-level cache.
+const ACROSS: usize = 64;
+
 /// Compiled packing for panels of one width.
 #[derive(Clone, Copy)]
 pub(super) struct Packer {
@@ -57,8 +61,14 @@ impl Packer {
         } else if range.len() == self.width && panel.steps.is_adjacent(depth.clone()) {
             let source = source.wrapping_offset(panel.steps.at(depth.start) as isize);
             let lines = panel.lines.slice(range);
-            // SAFETY: the steps are consecutive from `source + lines[i]`, by the caller's promise readable.
-            unsafe { (self.across)(k, source, lines.as_ptr(), to) };
+            for first in (0..depth.len()).step_by(ACROSS) {
+                let (source, k) = (source.wrapping_add(first), ACROSS.min(depth.len() - first));
+                // SAFETY: the steps are consecutive from `source + lines[i]`, by the caller's promise readable.
+                unsafe {
+                    let to = to.add(first * self.width);
+                    (self.across)(k as i64, source, lines.as_ptr(), to);
+                }
+            }
         } else {
             // SAFETY: by the caller's promise.
             unsafe { pack_any(panel, self.width, source, to) };

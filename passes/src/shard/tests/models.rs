@@ -1,34 +1,42 @@
-//! Whole modules through the partitioner.
+//! Programs for one big device.
 
 use t3c_ir::{
     Builder, Context, Element, Module, Predicate, Ref, ScalarOp, TensorType, Val,
-    function::{Function, Port, Signature, add_function, add_grid, entry},
+    function::{Function, Port, Signature, add_function, add_grid},
     units::{Unit, ensure},
-    walk,
 };
 use t3c_schedule::{Axis, Grid};
 
-use super::{Error, partition};
+pub const F: Element = Element::F64;
 
-const F: Element = Element::F64;
-
-fn tensor(shape: &[u64]) -> TensorType {
+pub fn tensor(shape: &[u64]) -> TensorType {
     TensorType::new(shape, F)
 }
 
-fn ids(shape: &[u64]) -> TensorType {
+pub fn ids(shape: &[u64]) -> TensorType {
     TensorType::new(shape, Element::I32)
 }
 
-/// A module on a line of `devices`.
-fn module(context: &Context, devices: u32) -> Module<'_> {
+/// A module on a grid of these axes.
+pub fn grid<'c>(context: &'c Context, axes: &[(&str, u32)]) -> Module<'c> {
     let module = context.module(t3c_ir::Location::new(context.mlir(), "model.json", 1, 1));
-    add_grid(&module, "grid", &Grid { axes: vec![Axis { name: "tp".into(), size: devices }] }).unwrap();
+    let axes = axes.iter().map(|&(name, size)| Axis { name: name.into(), size }).collect();
+    add_grid(&module, "grid", &Grid { axes }).unwrap();
     module
 }
 
+/// A module on a line of `devices`.
+pub fn module(context: &Context, devices: u32) -> Module<'_> {
+    grid(context, &[("tp", devices)])
+}
+
+/// Twice a matrix.
+pub fn doubled<'c, 'a>(b: &Builder<'c, 'a>, x: Val<'c, 'a>) -> Val<'c, 'a> {
+    b.map("ab->ab", &[x], |body| body.add(Ref::Arg(0), Ref::Arg(0))).unwrap()
+}
+
 /// Adds a function; `build` gets its builder and arguments and returns its results.
-fn add<'c, 'a>(
+pub fn add<'c, 'a>(
     module: &'a Module<'c>,
     name: &str,
     arguments: &[(&str, TensorType)],
@@ -53,35 +61,7 @@ fn add<'c, 'a>(
     b.ret(&results).unwrap();
 }
 
-fn partitioned(module: &Module<'_>) -> String {
-    module.verify().unwrap();
-    partition(module.op()).unwrap();
-    let text = module.text(false);
-    module.verify().unwrap_or_else(|error| panic!("{error}\n{text}"));
-    assert!(!text.contains("shard.shard ") && !text.contains("shard.sharding"), "{text}");
-    text
-}
-
-/// The collectives of each function, in order: `layer: all_reduce all_reduce`.
-fn collectives(module: &Module<'_>) -> Vec<(String, Vec<String>)> {
-    t3c_ir::function::functions(module.op())
-        .into_iter()
-        .map(|function| {
-            let inside = walk::walk(function.0)
-                .into_iter()
-                .filter_map(t3c_ir::views::Collective::cast)
-                .map(|collective| walk::name(collective.op).trim_start_matches("shard.").to_owned())
-                .collect();
-            (function.name(), inside)
-        })
-        .collect()
-}
-
-fn of(module: &Module<'_>, function: &str) -> Vec<String> {
-    collectives(module).into_iter().find(|(name, _)| name == function).unwrap().1
-}
-
-fn silu<'c, 'a>(b: &Builder<'c, 'a>, x: Val<'c, 'a>) -> Val<'c, 'a> {
+pub fn silu<'c, 'a>(b: &Builder<'c, 'a>, x: Val<'c, 'a>) -> Val<'c, 'a> {
     b.map("tf->tf", &[x], |body| {
         let negative = body.unary(ScalarOp::NegF, Ref::Arg(0));
         let (e, one) = (body.unary(ScalarOp::Exp, negative), body.constant(1.0, F));
@@ -91,7 +71,7 @@ fn silu<'c, 'a>(b: &Builder<'c, 'a>, x: Val<'c, 'a>) -> Val<'c, 'a> {
     .unwrap()
 }
 
-fn rms_norm<'c, 'a>(b: &Builder<'c, 'a>, x: Val<'c, 'a>, w: Val<'c, 'a>) -> Val<'c, 'a> {
+pub fn rms_norm<'c, 'a>(b: &Builder<'c, 'a>, x: Val<'c, 'a>, w: Val<'c, 'a>) -> Val<'c, 'a> {
     let squares = b
         .structured("td->t", &[x], F, 0.0, |body| {
             let square = body.mul(Ref::Arg(0), Ref::Arg(0));
@@ -109,7 +89,7 @@ fn rms_norm<'c, 'a>(b: &Builder<'c, 'a>, x: Val<'c, 'a>, w: Val<'c, 'a>) -> Val<
 }
 
 /// `x + down(silu(gate(x)) · up(x))`, rows of weights as Hugging Face stores them.
-fn mlp<'c, 'a>(b: &Builder<'c, 'a>, x: Val<'c, 'a>, weights: &[Val<'c, 'a>]) -> Val<'c, 'a> {
+pub fn mlp<'c, 'a>(b: &Builder<'c, 'a>, x: Val<'c, 'a>, weights: &[Val<'c, 'a>]) -> Val<'c, 'a> {
     let gate = b.shard(weights[0], "grid", &[Some(0), None]).unwrap();
     let up = b.shard(weights[1], "grid", &[Some(0), None]).unwrap();
     let down = b.shard(weights[2], "grid", &[None, Some(0)]).unwrap();
@@ -120,11 +100,11 @@ fn mlp<'c, 'a>(b: &Builder<'c, 'a>, x: Val<'c, 'a>, weights: &[Val<'c, 'a>]) -> 
     b.add(x, y).unwrap()
 }
 
-const T: u64 = 5;
-const D: u64 = 6;
-const FF: u64 = 12;
+pub const T: u64 = 5;
+pub const D: u64 = 6;
+pub const FF: u64 = 12;
 
-fn mlp_arguments() -> Vec<(&'static str, TensorType)> {
+pub fn mlp_arguments() -> Vec<(&'static str, TensorType)> {
     vec![
         ("x", tensor(&[T, D])),
         ("param/gate", tensor(&[FF, D])),
@@ -133,25 +113,12 @@ fn mlp_arguments() -> Vec<(&'static str, TensorType)> {
     ]
 }
 
-#[test]
-fn an_mlp_has_one_all_reduce_before_its_residual() {
-    for devices in [2, 3, 4] {
-        let context = Context::new();
-        let module = module(&context, devices);
-        add(&module, "main", &mlp_arguments(), &[("y", tensor(&[T, D]))], |b, a| vec![mlp(b, a[0], &a[1..])]);
-        let text = partitioned(&module);
-        assert_eq!(of(&module, "main"), ["all_reduce"], "{text}");
-        assert!(text.contains(&format!("tensor<{}x6xf64>", 12 / devices)), "{text}");
-        assert!(text.contains("t3.split = array<i64: 0, -1>"), "{text}");
-    }
-}
+pub const N: u64 = 4;
+pub const K: u64 = 12;
+pub const G: u64 = 2;
+pub const E: u64 = 2;
 
-const N: u64 = 4;
-const K: u64 = 12;
-const G: u64 = 2;
-const E: u64 = 2;
-
-fn layer_weights() -> Vec<(&'static str, TensorType)> {
+pub fn layer_weights() -> Vec<(&'static str, TensorType)> {
     vec![
         ("param/norm", tensor(&[D])),
         ("param/wq", tensor(&[K, G, 2, E, D])),
@@ -161,7 +128,7 @@ fn layer_weights() -> Vec<(&'static str, TensorType)> {
     ]
 }
 
-fn annotate<'c, 'a>(b: &Builder<'c, 'a>, weights: &[Val<'c, 'a>]) -> Vec<Val<'c, 'a>> {
+pub fn annotate<'c, 'a>(b: &Builder<'c, 'a>, weights: &[Val<'c, 'a>]) -> Vec<Val<'c, 'a>> {
     let heads =
         |rank: usize, at: usize| (0..rank).map(|index| (index == at).then_some(0)).collect::<Vec<_>>();
     let shard = |index: usize, rank, at| b.shard(weights[index], "grid", &heads(rank, at)).unwrap();
@@ -169,7 +136,7 @@ fn annotate<'c, 'a>(b: &Builder<'c, 'a>, weights: &[Val<'c, 'a>]) -> Vec<Val<'c,
 }
 
 /// The attention block of a layer, as a function that also returns what its gradient needs.
-fn add_layer(module: &Module<'_>) {
+pub fn add_layer(module: &Module<'_>) {
     let q = tensor(&[N, K, G, 2, E]);
     let attention = ensure(module.op(), &Unit::attention(&q)).unwrap();
     let mut arguments =
@@ -199,7 +166,7 @@ fn add_layer(module: &Module<'_>) {
 }
 
 /// Its gradient, without annotations, and without the rotation's part.
-fn add_layer_grad(module: &Module<'_>) {
+pub fn add_layer_grad(module: &Module<'_>) {
     let q = tensor(&[N, K, G, 2, E]);
     let unit = Unit::attention_grad(&q, 0.5);
     let attention_grad = ensure(module.op(), &unit).unwrap();
@@ -245,7 +212,7 @@ fn add_layer_grad(module: &Module<'_>) {
 }
 
 /// One parameter's update and the squared norm of its gradient.
-fn update<'c, 'a>(
+pub fn update<'c, 'a>(
     b: &Builder<'c, 'a>,
     state: [Val<'c, 'a>; 4],
     scale: Val<'c, 'a>,
@@ -268,7 +235,7 @@ fn update<'c, 'a>(
     .unwrap()
 }
 
-fn square_sum<'c, 'a>(b: &Builder<'c, 'a>, x: Val<'c, 'a>, rank: usize) -> Val<'c, 'a> {
+pub fn square_sum<'c, 'a>(b: &Builder<'c, 'a>, x: Val<'c, 'a>, rank: usize) -> Val<'c, 'a> {
     let dims: String = ('a'..='z').take(rank).collect();
     b.structured(&format!("{dims}->"), &[x], F, 0.0, |body| {
         let square = body.mul(Ref::Arg(0), Ref::Arg(0));
@@ -278,7 +245,7 @@ fn square_sum<'c, 'a>(b: &Builder<'c, 'a>, x: Val<'c, 'a>, rank: usize) -> Val<'
 }
 
 /// Two layers forward, backward, the gradient's norm and an update of every parameter.
-fn training_step(module: &Module<'_>) {
+pub fn training_step(module: &Module<'_>) {
     add_layer(module);
     add_layer_grad(module);
     let mut arguments = vec![
@@ -354,27 +321,10 @@ fn training_step(module: &Module<'_>) {
     });
 }
 
-#[test]
-fn a_training_step_reduces_once_a_block_and_once_for_the_norm() {
-    for devices in [2, 3, 4] {
-        let context = Context::new();
-        let module = module(&context, devices);
-        training_step(&module);
-        let text = partitioned(&module);
-        assert_eq!(of(&module, "layer"), ["all_reduce"], "{text}");
-        assert_eq!(of(&module, "layer_grad"), ["all_reduce"], "{text}");
-        assert_eq!(of(&module, "main"), ["all_reduce"], "{text}");
-        assert_eq!(t3c_ir::function::functions(module.op()).len(), 5, "{text}");
-        let results = entry(module.op()).unwrap().result_ports().unwrap();
-        assert_eq!(results[2].r#type.shape[0], K / u64::from(devices));
-        assert_eq!(results[5].attributes, [("t3.split".to_owned(), "array<i64: -1, 0, -1, -1>".to_owned())]);
-    }
-}
-
-const V: u64 = 12;
+pub const V: u64 = 12;
 
 /// A vocabulary-parallel embedding (lookup or one-hot), head and cross-entropy.
-fn vocabulary(module: &Module<'_>, one_hot: bool) {
+pub fn vocabulary(module: &Module<'_>, one_hot: bool) {
     let arguments = [
         ("tokens", ids(&[N])),
         ("targets", ids(&[N])),
@@ -425,118 +375,4 @@ fn vocabulary(module: &Module<'_>, one_hot: bool) {
             .unwrap();
         vec![logp]
     });
-}
-
-#[test]
-fn a_split_vocabulary_reduces_rows_and_never_gathers() {
-    for one_hot in [true, false] {
-        let context = Context::new();
-        let module = module(&context, 3);
-        vocabulary(&module, one_hot);
-        let text = partitioned(&module);
-        assert_eq!(of(&module, "main"), vec!["all_reduce"; 4], "{text}");
-        assert_eq!(text.matches("reduction =  max").count(), 1, "{text}");
-        assert!(text.contains("shard.process_multi_index"), "{text}");
-    }
-}
-
-#[test]
-fn an_indivisible_dimension_is_refused_and_nothing_changes() {
-    let context = Context::new();
-    let module = module(&context, 5);
-    add(&module, "main", &mlp_arguments(), &[("y", tensor(&[T, D]))], |b, a| vec![mlp(b, a[0], &a[1..])]);
-    let before = module.text(true);
-    let error = partition(module.op()).unwrap_err();
-    assert!(matches!(error, Error::Indivisible { dimension: 0, extent: 12, size: 5, .. }), "{error}");
-    assert!(error.to_string().starts_with("model.json:3:5: dimension 0 of size 12"), "{error}");
-    assert_eq!(module.text(true), before);
-}
-
-#[test]
-fn a_body_that_reads_a_split_tensor_is_refused() {
-    let context = Context::new();
-    let module = module(&context, 2);
-    let arguments = [("tokens", ids(&[N])), ("param/embedding", tensor(&[V, D]))];
-    add(&module, "main", &arguments, &[("x", tensor(&[N, D]))], |b, a| {
-        let table = b.shard(a[1], "grid", &[Some(0), None]).unwrap();
-        let x = b.structured_over("n->nd", &[a[0]], &[table], &[('d', D)], F, 0.0, |body| {
-            let (id, d) = (body.to_i64(Ref::Arg(0)), body.index(1));
-            body.push(ScalarOp::Extract(0), &[id, d], F)
-        });
-        vec![x.unwrap()]
-    });
-    let before = module.text(true);
-    assert!(matches!(partition(module.op()), Err(Error::Captured { .. })));
-    assert_eq!(module.text(true), before);
-}
-
-#[test]
-fn a_sequence_parallel_residual_scatters_and_gathers() {
-    let context = Context::new();
-    let module = module(&context, 3);
-    let mut arguments = mlp_arguments();
-    arguments[0].1 = tensor(&[6, D]);
-    add(&module, "main", &arguments, &[("y", tensor(&[6, D]))], |b, a| {
-        let x = b.shard(a[0], "grid", &[Some(0), None]).unwrap();
-        vec![mlp(b, x, &a[1..])]
-    });
-    let text = partitioned(&module);
-    assert_eq!(of(&module, "main"), ["all_gather", "reduce_scatter"], "{text}");
-}
-
-#[test]
-fn annotations_without_a_grid_are_refused_and_plain_modules_left_alone() {
-    let context = Context::new();
-    let module = context.module(t3c_ir::Location::unknown(context.mlir()));
-    add(&module, "main", &[("x", tensor(&[4]))], &[("y", tensor(&[4]))], |b, a| {
-        vec![b.shard(a[0], "grid", &[Some(0)]).unwrap()]
-    });
-    assert!(matches!(partition(module.op()), Err(Error::NoGrid { .. })));
-    let plain = context.module(t3c_ir::Location::unknown(context.mlir()));
-    add(&plain, "main", &[("x", tensor(&[4]))], &[("y", tensor(&[4]))], |_, a| vec![a[0]]);
-    partition(plain.op()).unwrap();
-}
-
-#[test]
-fn an_initial_value_is_added_once() {
-    let context = Context::new();
-    let module = module(&context, 3);
-    let arguments = [("x", tensor(&[N, D])), ("bias", tensor(&[N, 4])), ("param/w", tensor(&[4, D]))];
-    add(&module, "main", &arguments, &[("y", tensor(&[N, 4])), ("z", tensor(&[]))], |b, a| {
-        let w = b.shard(a[2], "grid", &[None, Some(0)]).unwrap();
-        let multiply_add = |body: &mut t3c_ir::ScalarBody| {
-            let product = body.mul(Ref::Arg(0), Ref::Arg(1));
-            body.add(Ref::Arg(2), product)
-        };
-        let y = b.accumulate("nd,fd->nf", &[a[0], w], &[], a[1], multiply_add).unwrap();
-        // Accumulated onto a contribution: still one all-reduce.
-        let first = b.contract("nd,fd->", a[0], w).unwrap();
-        let z = b.accumulate("nd,fd->", &[a[0], w], &[], first, multiply_add).unwrap();
-        vec![y, z]
-    });
-    let text = partitioned(&module);
-    assert_eq!(of(&module, "main"), ["all_reduce", "all_reduce"], "{text}");
-    assert!(text.contains("shard.process_multi_index"), "{text}");
-}
-
-#[test]
-fn a_cache_split_by_heads_keeps_decoding_local() {
-    let context = Context::new();
-    let module = module(&context, 2);
-    let q = tensor(&[N, K, G, 2, E]);
-    let unit = Unit::attention_paged(&q, 3, 2);
-    let paged = ensure(module.op(), &unit).unwrap();
-    let names = ["q", "k", "v", "cache/k/0", "cache/v/0", "block_table", "position"];
-    let arguments: Vec<_> = names.into_iter().zip(unit.arguments.clone()).collect();
-    let results: Vec<_> = ["out", "cache/k/0", "cache/v/0"].into_iter().zip(unit.results.clone()).collect();
-    add(&module, "main", &arguments, &results, |b, a| {
-        let heads = [None, None, Some(0), None, None];
-        let keys = b.shard(a[3], "grid", &heads).unwrap();
-        let values = b.shard(a[4], "grid", &heads[..4]).unwrap();
-        b.call(&paged, &[a[0], a[1], a[2], keys, values, a[5], a[6]], &unit.results).unwrap()
-    });
-    let text = partitioned(&module);
-    assert_eq!(of(&module, "main"), ["all_slice"; 3], "{text}");
-    let results = entry(module.op()).unwrap().result_ports().unwrap();
-    assert_eq!(results[1].attributes[0].1, "array<i64: -1, -1, 0, -1, -1>");
 }

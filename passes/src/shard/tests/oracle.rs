@@ -1,0 +1,68 @@
+//! A partitioned program computes what it did before.
+
+use t3c_ir::{
+    Module, TensorType,
+    function::{Port, SPLIT, entry},
+    interpreter::{Interpreter, Tensor, gather, scatter},
+};
+
+use super::models::{N, V};
+use crate::shard::partition;
+
+/// Partitions a module, checks that it computes what it did, and prints it.
+pub fn partitioned(module: &Module<'_>) -> String {
+    module.verify().unwrap();
+    let whole = module.duplicate();
+    partition(module.op()).unwrap();
+    let text = module.text(false);
+    module.verify().unwrap_or_else(|error| panic!("{error}\n{text}"));
+    assert!(!text.contains("shard.shard ") && !text.contains("shard.sharding"), "{text}");
+    compare(&whole, module);
+    text
+}
+
+/// Values that an argument of this name can have.
+fn input(name: &str, r#type: &TensorType, seed: u64) -> Tensor {
+    let counted = |numbers: Vec<f64>| Tensor::from_numbers(r#type, &numbers).unwrap();
+    match name {
+        "tokens" | "targets" => Tensor::random_below(r#type, V, seed).unwrap(),
+        "subtree_end" => counted(vec![N as f64; N as usize]),
+        "position" => counted((0..N).map(|row| row as f64).collect()),
+        "block_table" => counted((0..r#type.elements()).map(|at| (at % 2) as f64).collect()),
+        _ => Tensor::random(r#type, seed).unwrap(),
+    }
+}
+
+fn splits(port: &Port) -> Vec<Option<usize>> {
+    let text = &port.attributes.iter().find(|(name, _)| name == SPLIT).unwrap().1;
+    let axes = text.trim_start_matches("array<i64").trim_matches([':', '>', ' ']);
+    axes.split(", ").filter(|axis| !axis.is_empty()).map(|axis| axis.parse().ok()).collect()
+}
+
+/// One big device and the grid give the same numbers.
+fn compare(whole: &Module<'_>, parts: &Module<'_>) {
+    let grid = t3c_ir::function::grid(parts.op()).unwrap().1;
+    let ports = entry(whole.op()).unwrap().argument_ports().unwrap();
+    let inputs: Vec<Tensor> =
+        ports.iter().zip(1..).map(|(port, seed)| input(&port.name, &port.r#type, seed)).collect();
+    let expected = Interpreter::new(whole.op()).on_one_device().run_one("main", &inputs).unwrap();
+    let local = entry(parts.op()).unwrap();
+    let scattered: Vec<Vec<Tensor>> = inputs
+        .iter()
+        .zip(local.argument_ports().unwrap())
+        .map(|(input, port)| scatter(input, &splits(&port), &grid).unwrap())
+        .collect();
+    let per_device: Vec<Vec<Tensor>> = (0..grid.devices() as usize)
+        .map(|device| scattered.iter().map(|parts| parts[device].clone()).collect())
+        .collect();
+    let found = Interpreter::new(parts.op()).run("main", &per_device).unwrap();
+    for (index, (expected, port)) in expected.iter().zip(local.result_ports().unwrap()).enumerate() {
+        let parts: Vec<Tensor> = found.iter().map(|results| results[index].clone()).collect();
+        let whole = gather(&parts, &splits(&port), &grid).unwrap();
+        assert_eq!(whole.shape, expected.shape);
+        for (found, expected) in whole.numbers().into_iter().zip(expected.numbers()) {
+            let error = (found - expected).abs() / expected.abs().max(1.0);
+            assert!(error < 1e-10, "result {index}: {found} for {expected}\n{}", local.0);
+        }
+    }
+}
