@@ -43,15 +43,22 @@ pub struct AdamW {
     pub eps: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// The largest global norm of the gradients; infinite for no clipping.
-    pub clip: f64,
+    /// The largest global norm of the gradients; `None` for no clipping.
+    pub clip: Option<f64>,
     /// Whether gradients stay results.
     pub keep_gradients: bool,
 }
 
 impl Default for AdamW {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, clip: 1.0, keep_gradients: false }
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.01,
+            clip: Some(1.0),
+            keep_gradients: false,
+        }
     }
 }
 
@@ -236,11 +243,9 @@ fn norm<'c, 'a>(b: &Builder<'c, 'a>, slots: &[Slot<'c, 'a>], element: Element) -
 fn clip_factor<'c, 'a>(
     b: &Builder<'c, 'a>,
     norm: Val<'c, 'a>,
-    clip: f64,
+    clip: Option<f64>,
 ) -> Result<Option<Val<'c, 'a>>, Error> {
-    if clip.is_infinite() {
-        return Ok(None);
-    }
+    let Some(clip) = clip else { return Ok(None) };
     let factor = b.named("clip").map("->", &[norm], |body| {
         let element = body.element(Ref::Arg(0));
         let [epsilon, clip, one] = [NORM_EPSILON, clip, 1.0].map(|number| body.constant(number, element));
@@ -309,7 +314,7 @@ impl Pass for AdamW {
         "beta2=0.999: decay of the second moment",
         "eps=1e-8: added to the root of the second moment",
         "weight_decay=0.01: decoupled weight decay",
-        "clip=1: the largest global norm of the gradients, `inf` for none",
+        "clip=1: the largest global norm of the gradients, `none` for no clipping",
         "keep_gradients=false: whether gradients stay results",
     ];
 
@@ -326,18 +331,28 @@ impl Pass for AdamW {
                 pass.keep_gradients = value.parse().map_err(|_| wrong("true or false"))?;
                 continue;
             }
+            if (key, value) == ("clip", "none") {
+                pass.clip = None;
+                continue;
+            }
             let number: f64 = value.parse().map_err(|_| wrong("a number"))?;
-            let (target, fits) = match key {
-                "beta1" => (&mut pass.beta1, (0.0..1.0).contains(&number)),
-                "beta2" => (&mut pass.beta2, (0.0..1.0).contains(&number)),
-                "eps" => (&mut pass.eps, number >= 0.0),
-                "weight_decay" => (&mut pass.weight_decay, number >= 0.0 && number.is_finite()),
-                _ => (&mut pass.clip, number > 0.0),
+            let fits = match key {
+                "beta1" | "beta2" => (0.0..1.0).contains(&number),
+                "clip" => number > 0.0 && number.is_finite(),
+                _ => number >= 0.0 && number.is_finite(),
             };
             if !fits {
-                return Err(wrong("betas in 0..1, a positive clip, and numbers that are not negative"));
+                return Err(wrong(
+                    "betas in 0..1, a positive clip, and finite numbers that are not negative",
+                ));
             }
-            *target = number;
+            match key {
+                "beta1" => pass.beta1 = number,
+                "beta2" => pass.beta2 = number,
+                "eps" => pass.eps = number,
+                "weight_decay" => pass.weight_decay = number,
+                _ => pass.clip = Some(number),
+            }
         }
         Ok(pass)
     }
@@ -377,7 +392,7 @@ func.func @train(%x: tensor<3xf64> {t3.name = "x"}, %w: tensor<3xf64> {t3.name =
     /// Three steps of a plain loop beside three calls.
     #[test]
     fn a_step_equals_a_plain_loop() {
-        for clip in [0.5, f64::INFINITY] {
+        for clip in [Some(0.5), None] {
             let options = AdamW { clip, weight_decay: 0.1, ..AdamW::default() };
             let context = Context::new();
             let module = context.parse(SOURCE, "train.mlir").unwrap();
@@ -408,7 +423,7 @@ func.func @train(%x: tensor<3xf64> {t3.name = "x"}, %w: tensor<3xf64> {t3.name =
                 let dot: f64 = x.iter().zip(&p).map(|(x, w)| x * w).sum();
                 let gradient: Vec<f64> = x.iter().map(|x| x * p[3]).chain([dot]).collect();
                 let norm = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
-                let factor = if clip.is_finite() { (clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
+                let factor = clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
                 for (at, gradient) in gradient.iter().map(|gradient| gradient * factor).enumerate() {
                     m[at] = options.beta1 * m[at] + (1.0 - options.beta1) * gradient;
                     v[at] = options.beta2 * v[at] + (1.0 - options.beta2) * gradient * gradient;
@@ -431,6 +446,6 @@ func.func @train(%x: tensor<3xf64> {t3.name = "x"}, %w: tensor<3xf64> {t3.name =
         let module = context.parse(SOURCE, "train.mlir").unwrap();
         let text = append(module.op(), &AdamW::default()).unwrap_err().to_string();
         assert!(text.contains("t3-autodiff"), "{text}");
-        assert!(AdamW::from_options("beta1=1.5").is_err() && AdamW::from_options("clip=inf").is_ok());
+        assert!(AdamW::from_options("beta1=1.5").is_err() && AdamW::from_options("clip=none").is_ok());
     }
 }
