@@ -155,3 +155,42 @@ fn a_partitioned_training_step_equals_the_whole() {
         }
     }
 }
+
+/// A layer's four sub-layers: two in the forward, and two in the backward, fed by two and by three products.
+#[test]
+fn forward_and_backward_fuse_and_keep_their_bits() {
+    let context = Context::new();
+    let step = |passes: &[&str]| {
+        let mut module = training(&context, portool(), true, 2);
+        differentiate(module.op(), &Autodiff::default()).unwrap();
+        append(module.op(), &AdamW::default()).unwrap();
+        partition(module.op()).unwrap();
+        let mut remarks = Vec::new();
+        crate::run_passes(&mut module, passes, &mut remarks).unwrap();
+        (module, remarks.iter().map(|remark| format!("{remark}\n")).collect::<String>())
+    };
+    let (unfused, _) = step(&["t3-split-all-reduce"]);
+    let fusion =
+        ["t3-split-all-reduce", "t3-find-pairs", "t3-fuse{policy=always}", "t3-configure-address-space"];
+    let (fused, remarks) = step(&fusion);
+    for feeding in ["o_proj", "down_proj", "2 products feed", "3 products feed"] {
+        assert!(remarks.contains(feeding), "{remarks}");
+    }
+    let text = fused.text(false);
+    assert_eq!(text.matches("= t3.track_and_trigger").count(), 4, "{remarks}");
+    // What is left is the norm of the gradients: one scalar, however many parameters are partitioned.
+    assert_eq!(text.matches("shard.all_reduce").count(), 1);
+    let ports = function::entry(fused.op()).unwrap().argument_ports().unwrap();
+    let interpreter = Interpreter::new(fused.op());
+    let local = |device: u64| -> Vec<Tensor> {
+        let narrow = |port: &Port, seed| {
+            let tensor = input(port, seed);
+            Tensor::from_numbers(&port.r#type, &tensor.numbers()).unwrap()
+        };
+        // Any inputs do: both programs see the same ones.
+        ports.iter().zip(1 + 100 * device..).map(|(port, seed)| narrow(port, seed)).collect()
+    };
+    let inputs = [local(0), local(1)];
+    let found = interpreter.run("training", &inputs).unwrap();
+    assert_eq!(found, Interpreter::new(unfused.op()).run("training", &inputs).unwrap());
+}

@@ -451,3 +451,56 @@ fn a_row_maximum_needs_its_gradient_stopped() {
         }
     }
 }
+
+/// One step of a random graph on values `[4, 4]`: what it does and which earlier values it takes.
+type Move = (u8, usize, usize);
+
+fn apply<'c, 'a>(b: &Builder<'c, 'a>, (kind, x, y): Move, values: &[Val<'c, 'a>]) -> Val<'c, 'a> {
+    let [x, y] = [x, y].map(|at| values[at % values.len()]);
+    let made = match kind % 8 {
+        0 => b.contract("ij,jk->ik", x, y),
+        1 => b.contract("ij,kj->ki", x, y),
+        2 => b.add(x, y),
+        3 => b.map("ij,ji->ij", &[x, y], |body| body.mul(Ref::Arg(0), Ref::Arg(1))),
+        4 => b.map("ij->ji", &[x], |body| body.unary(ScalarOp::Tanh, Ref::Arg(0))),
+        5 => b.reduce("ij->j", x, ScalarOp::AddF).and_then(|sum| {
+            b.map("ij,j->ij", &[y, sum], |body| {
+                let exp = body.unary(ScalarOp::Tanh, Ref::Arg(1));
+                body.sub(Ref::Arg(0), exp)
+            })
+        }),
+        6 => b.map("ij,ij->ij", &[x, y], |body| {
+            let square = body.mul(Ref::Arg(1), Ref::Arg(1));
+            let one = body.constant(1.0, F);
+            let positive = body.add(one, square);
+            body.div(Ref::Arg(0), positive)
+        }),
+        _ => b.map("ij,ij->ij", &[x, y], |body| {
+            let (row, column) = (body.index(0), body.index(1));
+            let below = body.cmp_i(Predicate::Le, column, row);
+            body.select(below, Ref::Arg(0), Ref::Arg(1))
+        }),
+    };
+    // Kept small, so that differences stay exact.
+    b.map("ij->ij", &[made.unwrap()], |body| body.unary(ScalarOp::Sin, Ref::Arg(0))).unwrap()
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 24, ..Default::default() })]
+
+    #[test]
+    fn random_graphs_have_the_gradients_of_their_loss(
+        moves in proptest::collection::vec((0u8..8, 0usize..16, 0usize..16), 1..7),
+    ) {
+        let context = Context::new();
+        let ports = [("x", f64s(&[4, 4])), ("param/a", f64s(&[4, 4])), ("param/b", f64s(&[4, 4]))];
+        let module = entry(&context, &ports, |b, _, values| {
+            let mut values = values.to_vec();
+            for &step in &moves {
+                values.push(apply(b, step, &values));
+            }
+            weighted(b, values[values.len() - 1])
+        });
+        check(&module, &random(&ports));
+    }
+}
