@@ -4,8 +4,14 @@ use std::path::{Path, PathBuf};
 
 use t3c_frontends::{Graph, Objective, Options, Phase};
 use t3c_ir::{Context, Element, Module};
-use t3c_passes::{Remark, autodiff::{self, Autodiff}, fuse::Policy, pipelines, run_passes, schedule::schedule};
-#[derive(Clone,Debug,Default,PartialEq)] pub struct AdamW;
+use t3c_passes::{
+    Remark,
+    autodiff::{self, Autodiff},
+    fuse::Policy,
+    optimizer::{self, AdamW},
+    pipelines, run_passes,
+    schedule::schedule,
+};
 use t3c_sim::System;
 
 use crate::{Error, Program, program::Texts};
@@ -173,7 +179,7 @@ impl Compiler {
             }
             Goal::Optimizer(adamw) => {
                 autodiff::differentiate(module.op(), &Autodiff::default())?;
-                let _ = adamw;
+                optimizer::append(module.op(), &adamw)?;
             }
         }
         module.verify()?;
