@@ -16,7 +16,15 @@ module attributes {t3.axes = ["tp"]} {
     %zero = arith.constant 0.0 : f32
     %empty = tensor.empty() : tensor<4x8xf32>
     %init = linalg.fill ins(%zero : f32) outs(%empty : tensor<4x8xf32>) -> tensor<4x8xf32>
-    %y = linalg.matmul ins(%sx, %sw : tensor<4x6xf32>, tensor<6x8xf32>) outs(%init : tensor<4x8xf32>) -> tensor<4x8xf32>
+    %y = linalg.generic {
+        indexing_maps = [affine_map<(m, n, k) -> (m, k)>, affine_map<(m, n, k) -> (k, n)>, affine_map<(m, n, k) -> (m, n)>],
+        iterator_types = ["parallel", "parallel", "reduction"]
+    } ins(%sx, %sw : tensor<4x6xf32>, tensor<6x8xf32>) outs(%init : tensor<4x8xf32>) {
+    ^bb0(%a: f32, %b: f32, %sum: f32):
+      %product = arith.mulf %a, %b : f32
+      %next = arith.addf %sum, %product : f32
+      linalg.yield %next : f32
+    } -> tensor<4x8xf32>
     return %y : tensor<4x8xf32>
   }
 }

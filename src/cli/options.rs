@@ -231,13 +231,13 @@ pub struct Choice {
     pub name: &'static str,
     pub value: String,
     /// Who chose it; empty where the user did.
-    pub origin: &'static str,
+    pub origin: String,
 }
 
 impl Choice {
     /// A choice, of the user where `given`.
-    pub fn new(name: &'static str, value: impl ToString, given: bool, otherwise: &'static str) -> Self {
-        Self { name, value: value.to_string(), origin: if given { "" } else { otherwise } }
+    pub fn new(name: &'static str, value: impl ToString, given: bool, otherwise: &str) -> Self {
+        Self { name, value: value.to_string(), origin: if given { String::new() } else { otherwise.to_owned() } }
     }
 }
 
@@ -290,8 +290,8 @@ impl ModelOptions {
         let mut choices = vec![Choice::new("phase", phase_name(phase), self.phase.is_some(), "default")];
         choices.extend(info.batch.map(|batch| Choice::new("batch", batch, self.batch.is_some(), sizes)));
         choices.extend(info.seq.map(|seq| Choice::new("seq", seq, self.seq.is_some(), sizes)));
-        let degree = if info.tp == 1 && degree == LARGEST { "no larger degree fits" } else { degree };
-        choices.push(Choice::new("tp", info.tp, self.degrees.tp.is_some(), degree));
+        let degree = if info.tp == 1 && degree == LARGEST { none_fits(&info.degrees) } else { degree.to_owned() };
+        choices.push(Choice::new("tp", info.tp, self.degrees.tp.is_some(), &degree));
         Ok(Compiled { program, choices })
     }
 
@@ -321,6 +321,15 @@ impl ModelOptions {
         }
         choices.push(Choice::new("tp", tp, given.is_some(), "the recipe's"));
         Ok(Compiled { program, choices })
+    }
+}
+
+/// Why the degree is 1, and what the user may ask for instead.
+fn none_fits(degrees: &[u64]) -> String {
+    let larger: Vec<String> = degrees.iter().filter(|degree| **degree > 1).map(u64::to_string).collect();
+    match larger.is_empty() {
+        true => "no larger degree fits".to_owned(),
+        false => format!("none of 8, 4, 2 fits; degrees that do: {}", larger.join(", ")),
     }
 }
 

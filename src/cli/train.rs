@@ -68,6 +68,7 @@ impl Train {
         let out = self.out.clone().unwrap_or_else(|| default_folder(&self.recipe));
         check_folder(&out, self.resume)?;
         let mut progress = Progress::new(&recipe);
+        progress.line("compiling the training and decode steps");
         let options = train::TrainOptions {
             out,
             tp: self.degrees.tp,
