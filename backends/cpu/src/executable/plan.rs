@@ -130,6 +130,8 @@ impl Expansion<'_> {
         let mut copies = Vec::new();
         for (&buffer, &result) in body.results.iter().zip(results) {
             match bound[buffer] {
+                // A cache: the schedule gives the argument and the result one buffer.
+                Some(source) if source == result => {}
                 // An argument or a value returned twice: the caller wants a copy of its own.
                 Some(source) => copies.push((source, result)),
                 None => bound[buffer] = Some(result),
@@ -166,12 +168,20 @@ impl Expansion<'_> {
             // The caches are written where they are: results 1 and 2 are arguments 3 and 4.
             for (write, read) in [(1, 3), (2, 4)] {
                 if let (Some(&write), Some(&read)) = (writes.get(write), reads.get(read)) {
-                    self.alias[write] = Some(read);
+                    self.same(write, read);
                 }
             }
         }
         self.instances.push(Instance { program, step: Some(step.id), reads, writes });
         Ok(())
+    }
+
+    /// Makes `value` another name of `home`, unless both have one home already: a cycle would never resolve.
+    fn same(&mut self, value: ValueId, home: ValueId) {
+        let (value, home) = (self.resolve(value), self.resolve(home));
+        if value != home {
+            self.alias[value] = Some(home);
+        }
     }
 
     fn resolve(&self, mut value: ValueId) -> ValueId {
