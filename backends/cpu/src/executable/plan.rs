@@ -4,7 +4,7 @@
 //! instances over its own buffers. Temporaries share one arena by liveness.
 
 use t3c_ir::units::UnitKind;
-use t3c_schedule::{BufferId, Element, Schedule, Step, StepKind, Work};
+use t3c_schedule::{BufferId, Compute, Element, Schedule, Step, StepKind, Work};
 
 use crate::{
     Error,
@@ -172,7 +172,9 @@ impl Expansion<'_> {
                 }
             }
         }
-        self.instances.push(Instance { program, step: Some(step.id), reads, writes });
+        // A copy needs no code.
+        let is_copy = matches!(&step.kind, StepKind::Compute(Compute { work: Work::Copy, kernel: None, .. }));
+        self.instances.push(Instance { program, step: (!is_copy).then_some(step.id), reads, writes });
         Ok(())
     }
 

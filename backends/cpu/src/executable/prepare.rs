@@ -91,6 +91,7 @@ impl Preparation<'_> {
             expected: expected.to_owned(),
         };
         Ok(Some(match &step.kind {
+            StepKind::Compute(Compute { work: Work::Copy, kernel: None, .. }) => return Ok(None),
             StepKind::Compute(compute) => self.compute(program, step, compute)?,
             StepKind::Fused(fused) => Prepared::Fused(self.fused(program, step, fused)?),
             StepKind::Collective(collective) => {
