@@ -4,8 +4,14 @@ use std::path::{Path, PathBuf};
 
 use t3c_frontends::{Graph, Objective, Options, Phase};
 use t3c_ir::{Context, Element, Module};
-use t3c_passes::{Remark, fuse::Policy, pipelines, run_passes, schedule::schedule};
-mod autodiff { #[derive(Clone,Debug,Default,PartialEq)] pub struct AdamW; }
+use t3c_passes::{
+    Remark,
+    autodiff::{self, Autodiff},
+    fuse::Policy,
+    optimizer::{self, AdamW},
+    pipelines, run_passes,
+    schedule::schedule,
+};
 use t3c_sim::System;
 
 use crate::{Error, Program, program::Texts};
@@ -19,7 +25,7 @@ pub enum Goal {
     /// Also the gradients of these parameters (all where empty).
     Gradients(Vec<String>),
     /// One optimizer step.
-    Optimizer(autodiff::AdamW),
+    Optimizer(AdamW),
 }
 
 enum Source {
@@ -165,7 +171,17 @@ impl Compiler {
     }
 
     fn differentiate(&self, module: &Module<'_>) -> Result<(), Error> {
-        let _ = &self.goal;
+        match self.goal.clone().unwrap_or_else(|| Goal::Optimizer(AdamW::default())) {
+            Goal::Forward => {}
+            Goal::Gradients(names) => {
+                let inputs = (!names.is_empty()).then_some(names);
+                autodiff::differentiate(module.op(), &Autodiff { inputs, ..Default::default() })?;
+            }
+            Goal::Optimizer(adamw) => {
+                autodiff::differentiate(module.op(), &Autodiff::default())?;
+                optimizer::append(module.op(), &adamw)?;
+            }
+        }
         module.verify()?;
         Ok(())
     }

@@ -18,6 +18,7 @@ mod error;
 pub mod files;
 mod program;
 pub mod run;
+pub mod train;
 
 pub use compiler::{Compiler, Goal};
 pub use error::Error;

@@ -131,6 +131,16 @@ impl Program {
         let module = context.parse(&self.texts.kernels, &self.info.name)?;
         Ok(t3c_cpu::Executable::new(&context, &module, &self.schedule, options)?)
     }
+
+    /// The native code as LLVM IR, assembly or an object file.
+    ///
+    /// # Errors
+    /// When a step has no native code; the text names its place in the model.
+    pub fn native_code(&self, form: t3c_cpu::kernels::Emit) -> Result<Vec<u8>, Error> {
+        let context = Context::new();
+        let module = context.parse(&self.texts.kernels, &self.info.name)?;
+        Ok(t3c_cpu::executable::native_code(&context, &module, &self.schedule, None, form)?)
+    }
 }
 
 /// A phase as the command line spells it.

@@ -37,6 +37,10 @@ pub struct ModelInfo {
     pub vocab_size: Option<u64>,
     /// The longest sequence, for language models.
     pub context_length: Option<u64>,
+    /// Sequences, where the model has such a size.
+    pub batch: Option<u64>,
+    /// Tokens a sequence, where the model has such a size.
+    pub seq: Option<u64>,
     /// The degree of tensor parallelism that the graph is annotated for.
     pub tp: u64,
     /// Element type of activations.

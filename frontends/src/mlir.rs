@@ -49,6 +49,8 @@ fn info(file: &str, module: &Module<'_>) -> Result<ModelInfo, Error> {
         parameters,
         vocab_size: None,
         context_length: None,
+        batch: None,
+        seq: None,
         tp,
         element: element.unwrap_or(Element::F32),
         degrees: vec![tp],

@@ -34,7 +34,9 @@ fn run_case(path: &Path) -> String {
     if let Err(error) = outcome {
         return format!("{text}error: {error}\n");
     }
-    compare(&before, &meaning(&module, file), file, tolerance(&passes));
+    if !changes_arguments(&passes) {
+        compare(&before, &meaning(&module, file), file, tolerance(&passes));
+    }
     let after = module.text(false);
     let again = context.parse(&after, file).unwrap_or_else(|error| panic!("{file}, printed: {error}"));
     assert_eq!(again.text(false), after, "{file} prints and parses back to itself");
@@ -49,6 +51,11 @@ fn run_case(path: &Path) -> String {
         text.push_str(&format!("---\n{schedule}"));
     }
     text
+}
+
+/// After partitioning, devices take parts of the arguments: `shard::tests` gives them and compares.
+fn changes_arguments(passes: &[String]) -> bool {
+    passes.iter().any(|pass| pass == "t3-shard")
 }
 
 /// A reduce-scatter in an all-reduce's place adds the same numbers in another order; all else keeps every bit.

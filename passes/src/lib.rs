@@ -14,6 +14,7 @@ pub mod decline;
 pub mod find_pairs;
 pub mod fuse;
 pub mod group;
+pub mod optimizer;
 pub mod options;
 pub mod outline;
 pub mod pass;

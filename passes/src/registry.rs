@@ -36,6 +36,7 @@ macro_rules! passes {
 
 passes![
     crate::autodiff::Autodiff,
+    crate::optimizer::AdamW,
     crate::shard::Shard,
     crate::simplify::Simplify,
     crate::split_all_reduce::SplitAllReduce,

@@ -39,7 +39,7 @@ pub(super) fn save(out: &Path, recipe: &Recipe, policy: &CompiledPolicy, state: 
     };
     files::write_tensors(&folder.join(WEIGHTS), &tensors(&["param"])?)?;
     files::write_tensors(&folder.join(MOMENTS), &tensors(&["m", "v"])?)?;
-    write_json(&folder.join("config.json"), &config(policy))?;
+    write_json(&folder.join("config.json"), &t3c_frontends::hf::config_json(policy.config(), t3c_ir::Element::F32))?;
     write_json(&folder.join(PROGRESS), &Progress { state: *state, recipe: recipe.clone() })
 }
 
@@ -72,28 +72,4 @@ pub(super) fn load(out: &Path, recipe: &Recipe, policy: &mut CompiledPolicy) -> 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Error::contents(path, error.to_string()))?;
     files::write(path, format!("{text}\n").as_bytes())
-}
-
-/// The `config.json` of `LlamaForCausalLM`.
-fn config(policy: &CompiledPolicy) -> serde_json::Value {
-    let config = policy.config();
-    serde_json::json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "attention_bias": false,
-        "mlp_bias": false,
-        "hidden_act": "silu",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-        "head_dim": config.head_dim,
-        "max_position_embeddings": config.max_position_embeddings,
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": config.rope.theta,
-        "tie_word_embeddings": config.tie_word_embeddings,
-        "torch_dtype": "float32",
-    })
 }

@@ -1,6 +1,10 @@
 //! From a recipe to the graphs that are compiled for it.
 
-use t3c_frontends::{Activation, DecoderConfig, Objective as Loss, Rope, RopeScaling, TensorNames, portool};
+use t3c_frontends::{
+    DecoderConfig, Objective as Loss,
+    decoder::{Activation, Rope, RopeScaling, TensorNames},
+    portool,
+};
 use t3c_ir::Element;
 use t3c_rl::{pack::Objective, recipe::Recipe};
 

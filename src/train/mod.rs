@@ -9,9 +9,10 @@ use std::{
     io::Write,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use t3c_frontends::{Graph, Phase, portool};
+use t3c_frontends::{Format, Graph, Phase, portool};
 use t3c_rl::{
     pack::Objective,
     recipe::Recipe,
@@ -67,7 +68,7 @@ pub fn program(recipe: &Recipe, tp: u64, compiler: impl FnOnce(Compiler) -> Comp
     let config = graph::decoder_config(recipe, task.vocabulary().len());
     let largest = recipe.rl.batches.iter().max_by_key(|bucket| (bucket.tokens, bucket.rows));
     let size = largest.map_or((1024, 1024), |bucket| (bucket.tokens as u64, bucket.rows as u64));
-    let decoder = portool::training(config, "portool", &graph::step(recipe, Objective::Portool, size, tp))?;
+    let decoder = portool::training(config, policy::NAME, &graph::step(recipe, Objective::Portool, size, tp), None)?;
     let base = Compiler::from_graph(Graph::Decoder(Box::new(decoder)))
         .phase(Phase::Training)
         .goal(Goal::Optimizer(policy::adamw(recipe, Objective::Portool)));
@@ -83,11 +84,15 @@ pub fn train(
     options: &TrainOptions,
     progress: &mut dyn FnMut(&Event) -> ControlFlow<()>,
 ) -> Result<Trained, Error> {
+    let source = match t3c_frontends::detect(recipe)? {
+        (Format::Recipe(source), _) => Some(Arc::new(source)),
+        _ => None,
+    };
     let mut recipe = read_recipe(recipe)?;
     recipe.seed = options.seed.unwrap_or(recipe.seed);
     let tp = options.tp.unwrap_or(recipe.parallelism.tp as u64);
     let task = MiniTask::new(recipe.task.clone());
-    let mut policy = CompiledPolicy::new(&recipe, task.vocabulary().len(), tp, options.fuse)?;
+    let mut policy = CompiledPolicy::new(&recipe, source.as_ref(), task.vocabulary().len(), tp, options.fuse)?;
     let out = files::create_folder(&options.out)?;
     let state = if options.resume { checkpoint::load(&out, &recipe, &mut policy)? } else { State::default() };
     let metrics = out.join("metrics.jsonl");

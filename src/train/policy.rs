@@ -3,12 +3,12 @@
 //! Every size for which the loop calls it is an executable of its own; all share one state, in which parameters,
 //! moments and caches stay on the devices.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use rand::Rng;
 use t3c_cpu::{Executable, State};
-use t3c_frontends::{DecoderConfig, Graph, ModelInfo, Objective as Loss, Parameter, portool};
-use t3c_passes::autodiff::AdamW;
+use t3c_frontends::{DecoderConfig, Graph, ModelInfo, Objective as Loss, Parameter, Phase, json::Source, portool};
+use t3c_passes::optimizer::AdamW;
 use t3c_rl::{
     decode::{DecodeRows, DecodeShape, Decoder},
     pack::{Batch, Objective},
@@ -19,6 +19,9 @@ use t3c_rl::{
 
 use super::graph::{decoder_config, step};
 use crate::{Compiler, Error, Goal, HostTensor, Policy as Fuse};
+
+/// The model's name in summaries and locations.
+pub(super) const NAME: &str = "portool";
 
 /// A model in training.
 pub struct CompiledPolicy {
@@ -40,13 +43,19 @@ impl CompiledPolicy {
     ///
     /// # Errors
     /// When the recipe's model does not compile at this degree.
-    pub fn new(recipe: &Recipe, vocabulary: usize, tp: u64, fuse: Fuse) -> Result<Self, Error> {
+    pub fn new(
+        recipe: &Recipe,
+        source: Option<&Arc<Source>>,
+        vocabulary: usize,
+        tp: u64,
+        fuse: Fuse,
+    ) -> Result<Self, Error> {
         let config = decoder_config(recipe, vocabulary);
         let shape = recipe.shapes().decode;
         let smallest = shape.rows.first().copied().unwrap_or(1);
-        let graph = portool::decode(config.clone(), "portool", smallest as u64, shape.blocks as u64, tp)?;
+        let graph = portool::decode(config.clone(), NAME, (smallest as u64, shape.blocks as u64), tp, source)?;
         let info = graph.info().clone();
-        let executable = compile(Graph::Decoder(Box::new(graph)), Goal::Forward, fuse)?;
+        let executable = compile(Graph::Decoder(Box::new(graph)), Phase::Decode, Goal::Forward, fuse)?;
         let mut policy = Self {
             recipe: recipe.clone(),
             config,
@@ -153,9 +162,9 @@ impl CompiledPolicy {
         let key = (supervised, tokens, rows);
         if !self.training.contains_key(&key) {
             let size = (tokens as u64, rows as u64);
-            let graph = portool::training(self.config.clone(), "portool", &step(&self.recipe, objective, size, self.tp))?;
+            let graph = portool::training(self.config.clone(), NAME, &step(&self.recipe, objective, size, self.tp), None)?;
             let goal = Goal::Optimizer(adamw(&self.recipe, objective));
-            self.training.insert(key, compile(Graph::Decoder(Box::new(graph)), goal, self.fuse)?);
+            self.training.insert(key, compile(Graph::Decoder(Box::new(graph)), Phase::Training, goal, self.fuse)?);
         }
         Ok(())
     }
@@ -205,8 +214,7 @@ fn floats(state: &State, name: &str) -> Result<Vec<f32>, Error> {
     Ok(HostTensor { r#type, bytes }.to_f32().unwrap_or_default())
 }
 
-fn compile(graph: Graph, goal: Goal, fuse: Fuse) -> Result<Executable, Error> {
-    let phase = graph.phase();
+fn compile(graph: Graph, phase: Phase, goal: Goal, fuse: Fuse) -> Result<Executable, Error> {
     let program = Compiler::from_graph(graph).phase(phase).goal(goal).fuse(fuse).compile()?;
     program.compile_cpu(t3c_cpu::Options::default())
 }
@@ -224,7 +232,6 @@ pub(super) fn adamw(recipe: &Recipe, objective: Objective) -> AdamW {
         eps: optimizer.eps,
         weight_decay,
         clip: Some(optimizer.clip_norm),
-        ..AdamW::default()
     }
 }
 
@@ -240,9 +247,9 @@ impl Decoder for CompiledPolicy {
     fn decode(&mut self, rows: &DecodeRows, logits: &mut Vec<f32>) -> Result<(), Error> {
         let count = rows.len();
         if !self.decoding.contains_key(&count) {
-            let blocks = self.shape.blocks as u64;
-            let graph = portool::decode(self.config.clone(), "portool", count as u64, blocks, self.tp)?;
-            let executable = compile(Graph::Decoder(Box::new(graph)), Goal::Forward, self.fuse)?;
+            let size = (count as u64, self.shape.blocks as u64);
+            let graph = portool::decode(self.config.clone(), NAME, size, self.tp, None)?;
+            let executable = compile(Graph::Decoder(Box::new(graph)), Phase::Decode, Goal::Forward, self.fuse)?;
             self.decoding.insert(count, executable);
         }
         let (s, width) = (count as u64, rows.width as u64);
@@ -309,8 +316,9 @@ impl Policy for CompiledPolicy {
             // The supervised loss at the recipe's temperature, for its log-probabilities alone.
             let mut size = step(&self.recipe, Objective::Portool, (key.0 as u64, key.1 as u64), self.tp);
             size.objective = Loss::Lm;
-            let graph = portool::training(self.config.clone(), "reference", &size)?;
-            self.reading.insert(key, compile(Graph::Decoder(Box::new(graph)), Goal::Forward, self.fuse)?);
+            let graph = portool::training(self.config.clone(), NAME, &size, None)?;
+            let graph = Graph::Decoder(Box::new(graph));
+            self.reading.insert(key, compile(graph, Phase::Training, Goal::Forward, self.fuse)?);
         }
         self.set_batch(Objective::Sft, batch, None)?;
         let (Some(reference), Some(executable)) = (&mut self.reference, self.reading.get_mut(&key)) else {

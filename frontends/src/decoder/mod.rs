@@ -51,6 +51,8 @@ impl Origin {
 #[derive(Clone, Debug, PartialEq)]
 struct Plan {
     phase: Phase,
+    /// Sequences and tokens of each, unless the tokens are packed.
+    sequences: Option<(u64, u64)>,
     /// N, or S in decode.
     tokens: u64,
     /// M, where the head does not see every token.
@@ -96,6 +98,8 @@ impl Decoder {
             parameters: config.parameters(plan.element),
             vocab_size: Some(config.vocab_size),
             context_length: Some(config.max_position_embeddings),
+            batch: plan.sequences.map(|(batch, _)| batch),
+            seq: plan.sequences.map(|(_, seq)| seq),
             tp: plan.tp,
             element: plan.element,
             degrees: config.degrees(),
@@ -168,6 +172,7 @@ impl Plan {
         config.check_activations(&[tokens, rows.unwrap_or(tokens), slots])?;
         Ok(Self {
             phase: options.phase,
+            sequences: options.tokens.is_none().then_some((batch, seq)),
             tokens,
             rows,
             positions,

@@ -76,6 +76,8 @@ impl ModelGraph {
             parameters: Vec::new(),
             vocab_size: None,
             context_length: None,
+            batch: sizes.get("batch").copied(),
+            seq: sizes.get("seq").copied(),
             tp: options.tp.or(model.parallelism.as_ref().map(|degrees| degrees.tp.0)).unwrap_or(1),
             element,
             degrees: Vec::new(),

@@ -10,9 +10,9 @@ use t3c_ir::{
 
 use crate::modules::repository;
 
-const VARIANTS: [&str; 3] = ["untied", "tied", "grouped"];
-const BATCH: u64 = 2;
-const SEQUENCE: u64 = 18;
+pub const VARIANTS: [&str; 3] = ["untied", "tied", "grouped"];
+pub const BATCH: u64 = 2;
+pub const SEQUENCE: u64 = 18;
 const PROMPT: usize = 7;
 const STEPS: usize = 16;
 
@@ -25,7 +25,7 @@ impl Numbers {
         Self(std::fs::read(path).expect("a golden"))
     }
 
-    fn floats(&self, name: &str) -> Vec<f64> {
+    pub fn floats(&self, name: &str) -> Vec<f64> {
         let file = SafeTensors::deserialize(&self.0).expect("safetensors");
         let tensor = file.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
         let words = tensor.data().chunks_exact(4);
@@ -65,7 +65,7 @@ pub fn integers(values: impl IntoIterator<Item = i32>) -> Tensor {
 }
 
 /// Tokens, positions and ends of the golden batch, one sequence after the other.
-fn packed(golden: &Numbers) -> Vec<Tensor> {
+pub fn packed(golden: &Numbers) -> Vec<Tensor> {
     let (n, t) = ((BATCH * SEQUENCE) as i32, SEQUENCE as i32);
     vec![
         integers(golden.tokens("tokens")),
@@ -109,7 +109,7 @@ fn logits_are_those_of_transformers() {
 }
 
 /// Rows, targets and weights of the mean next-token loss.
-fn objective(golden: &Numbers) -> Vec<Tensor> {
+pub fn objective(golden: &Numbers) -> Vec<Tensor> {
     let tokens = golden.tokens("tokens");
     let n = (BATCH * SEQUENCE) as i32;
     let rows: Vec<i32> = (0..n).filter(|i| i % SEQUENCE as i32 != SEQUENCE as i32 - 1).collect();

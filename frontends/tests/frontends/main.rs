@@ -2,6 +2,7 @@
 
 mod errors;
 mod goldens;
+mod gradients;
 mod graph;
 mod modules;
 mod objectives;

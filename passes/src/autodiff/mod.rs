@@ -23,6 +23,8 @@ mod structured;
 mod transpose;
 
 #[cfg(test)]
+mod models;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
@@ -42,6 +44,7 @@ use activity::{Active, Activity, is_float, operations};
 pub use scalar::{Derivatives, derivatives};
 use transpose::{Callee, Captured, Transpose, backward_location};
 
+pub use crate::optimizer::AdamW;
 use crate::{
     options,
     pass::{Pass, PassContext, PassError},

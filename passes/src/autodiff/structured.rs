@@ -144,11 +144,11 @@ impl<'c, 'a> Rule<'c, 'a> {
         let Some(body) = self.derivatives.of(k) else { return Ok(None) };
         let generic = &self.generic;
         let target = &generic.maps[k];
-        if target == generic.output_map()
-            && body.yields == [Ref::Arg(0)]
-            && body.element(Ref::Arg(0)) == generic.body.args[k]
+        if let [Ref::Arg(same)] = *body.yields.as_slice()
+            && self.map(same) == target
+            && body.args[same] == generic.body.args[k]
         {
-            return Ok(Some(self.gradient));
+            return self.operand(same, forward).map(Some);
         }
         let shape: Vec<u64> = target.iter().map(|&index| generic.extents[index]).collect();
         let result = TensorType::new(shape, generic.body.args[k]);

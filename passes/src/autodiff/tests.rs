@@ -115,7 +115,7 @@ fn a_contraction_has_contractions_as_gradients() {
     });
     let with = check(&module, &random(&ports));
     let all = generics(&with);
-    // Three forward, the loss's broadcast, dV, dH, dW: none for `x`.
+    // Three forward, dV, dH, dW: none for `x`, none for the loss, whose gradient is its weights.
     assert_eq!(all.len(), 6, "{}", with.text(false));
     assert_eq!(all.iter().filter(|generic| generic.is_contraction()).count(), 6);
     let text = with.text(true);
@@ -155,18 +155,18 @@ fn every_scalar_operation_has_its_derivative() {
     let three = cubic.constant(3.0, F);
     let value = cubic.binary(PowF, Ref::Arg(0), three);
     bodies.push(cubic.yield_(value));
+    let context = Context::new();
     for body in bodies {
         for (x, y) in [(0.7, 1.3), (1.6, 0.4), (2.5, 2.2)] {
-            scalar_check(&body, x, y);
+            scalar_check(&context, &body, x, y);
         }
     }
 }
 
-fn evaluate(body: &ScalarBody, arguments: &[f64]) -> f64 {
-    let context = Context::new();
+fn evaluate(context: &Context, body: &ScalarBody, arguments: &[f64]) -> f64 {
     let names: Vec<String> = (0..arguments.len()).map(|at| format!("a{at}")).collect();
     let ports: Vec<(&str, TensorType)> = names.iter().map(|name| (name.as_str(), f64s(&[]))).collect();
-    let module = entry(&context, &ports, |b, _, values| {
+    let module = entry(context, &ports, |b, _, values| {
         let specification = format!("{}->", vec![""; values.len()].join(","));
         b.structured(&specification, values, F, 0.0, |new| {
             let arguments: Vec<Ref> = (0..body.args.len()).map(Ref::Arg).collect();
@@ -178,15 +178,15 @@ fn evaluate(body: &ScalarBody, arguments: &[f64]) -> f64 {
     Interpreter::new(module.op()).run_one("train", &inputs).unwrap()[0].numbers()[0]
 }
 
-fn scalar_check(body: &ScalarBody, x: f64, y: f64) {
+fn scalar_check(context: &Context, body: &ScalarBody, x: f64, y: f64) {
     let (h, seed) = (1e-5, 1.7);
-    let at = |x: f64, y: f64| evaluate(body, &[x, y]);
+    let at = |x: f64, y: f64| evaluate(context, body, &[x, y]);
     let expected =
         [(at(x + h, y) - at(x - h, y)) / (2.0 * h) * seed, (at(x, y + h) - at(x, y - h)) / (2.0 * h) * seed];
     for incoming in [None, Some(seed)] {
         let found = derivatives(body, incoming);
         for (index, expected) in expected.iter().enumerate() {
-            let value = found.of(index).map_or(0.0, |body| evaluate(&body, &[seed, x, y]));
+            let value = found.of(index).map_or(0.0, |body| evaluate(context, &body, &[seed, x, y]));
             assert!((value - expected).abs() < 1e-8 * (1.0 + expected.abs()), "{body:?}: {value} {expected}");
         }
     }
@@ -380,4 +380,127 @@ fn a_layer_that_is_called_twice_is_differentiated_once() {
     assert_eq!(layer.results().len(), 5, "{text}");
     let again = context.parse(&with.text(true), "again.mlir").unwrap();
     assert_eq!(again.text(true), with.text(true));
+}
+
+fn error(source: &str, options: &Autodiff) -> String {
+    let context = Context::new();
+    let module = context.parse(source, "bad.mlir").unwrap();
+    differentiate(module.op(), options).unwrap_err().to_string()
+}
+
+#[test]
+fn what_has_no_gradient_is_named_with_its_place() {
+    let sinh = r#"func.func @f(%x: tensor<f64> {t3.name = "param/x"}, %i: tensor<i32> {t3.name = "ids"}) -> (tensor<f64> {t3.name = "loss"}, tensor<2xf64> {t3.name = "many"}) {
+  %0 = math.sinh %x : tensor<f64>
+  %1 = arith.constant dense<0.0> : tensor<2xf64>
+  return %0, %1 : tensor<f64>, tensor<2xf64>
+}"#;
+    let plain = Autodiff::default();
+    let text = error(sinh, &plain);
+    assert!(text.contains("bad.mlir:2:") && text.contains("math.sinh"), "{text}");
+    let text = error(sinh, &Autodiff { inputs: Some(vec!["ids".into()]), ..plain.clone() });
+    assert!(text.contains("`ids`") && text.contains("integers have no gradient"), "{text}");
+    let text = error(sinh, &Autodiff { inputs: Some(vec!["y".into()]), ..plain.clone() });
+    assert!(text.contains("no argument named `y`"), "{text}");
+    let text = error(sinh, &Autodiff { loss: "many".into(), ..plain.clone() });
+    assert!(text.contains("tensor<2xf64>") && text.contains("scalar"), "{text}");
+    let text = error(sinh, &Autodiff { loss: "cost".into(), ..plain });
+    assert!(text.contains("it returns loss, many"), "{text}");
+}
+
+#[test]
+fn a_row_maximum_needs_its_gradient_stopped() {
+    let context = Context::new();
+    let ports = [("param/x", f64s(&[3, 4]))];
+    let build = |stop: bool| {
+        entry(&context, &ports, move |b, _, values| {
+            let max = b.named("row_max").reduce("nd->n", values[0], ScalarOp::MaxF).unwrap();
+            if stop {
+                let owner = t3c_ir::ffi::value_owner(max).unwrap();
+                t3c_ir::ffi::set_attribute(
+                    owner,
+                    super::STOP_GRADIENT,
+                    melior::ir::Attribute::unit(b.context()),
+                );
+            }
+            let sum = b.structured("nd,n->n", &[values[0], max], F, 0.0, |body| {
+                let shifted = body.sub(Ref::Arg(0), Ref::Arg(1));
+                let exp = body.unary(ScalarOp::Exp, shifted);
+                body.add(Ref::Arg(2), exp)
+            });
+            let log = b.map("n,n->n", &[sum.unwrap(), max], |body| {
+                let log = body.unary(ScalarOp::Log, Ref::Arg(0));
+                body.add(log, Ref::Arg(1))
+            });
+            weighted(b, log.unwrap())
+        })
+    };
+    let text = differentiate(build(false).op(), &Autodiff::default()).unwrap_err().to_string();
+    assert!(text.contains("row_max") && text.contains("t3.stop_gradient"), "{text}");
+    // log Σ exp(x − max) + max: the stopped maximum's own gradient is one, so only the shifted part is compared.
+    let with = differentiated(&build(true), &Autodiff::default());
+    let inputs = random(&ports);
+    let results = Interpreter::new(with.op()).run_one("train", &inputs).unwrap();
+    let x = inputs[0].numbers();
+    for (row, gradients) in results[1].numbers().chunks(4).enumerate() {
+        let exps: Vec<f64> = x[row * 4..][..4].iter().map(|x| x.exp()).collect();
+        let weight = ((row * 7 + 3) % 11) as f64 / 5.0 - 0.9;
+        for (gradient, exp) in gradients.iter().zip(&exps) {
+            let expected = weight * exp / exps.iter().sum::<f64>();
+            assert!((gradient - expected).abs() < 1e-12);
+        }
+    }
+}
+
+/// One step of a random graph on values `[4, 4]`: what it does and which earlier values it takes.
+type Move = (u8, usize, usize);
+
+fn apply<'c, 'a>(b: &Builder<'c, 'a>, (kind, x, y): Move, values: &[Val<'c, 'a>]) -> Val<'c, 'a> {
+    let [x, y] = [x, y].map(|at| values[at % values.len()]);
+    let made = match kind % 8 {
+        0 => b.contract("ij,jk->ik", x, y),
+        1 => b.contract("ij,kj->ki", x, y),
+        2 => b.add(x, y),
+        3 => b.map("ij,ji->ij", &[x, y], |body| body.mul(Ref::Arg(0), Ref::Arg(1))),
+        4 => b.map("ij->ji", &[x], |body| body.unary(ScalarOp::Tanh, Ref::Arg(0))),
+        5 => b.reduce("ij->j", x, ScalarOp::AddF).and_then(|sum| {
+            b.map("ij,j->ij", &[y, sum], |body| {
+                let exp = body.unary(ScalarOp::Tanh, Ref::Arg(1));
+                body.sub(Ref::Arg(0), exp)
+            })
+        }),
+        6 => b.map("ij,ij->ij", &[x, y], |body| {
+            let square = body.mul(Ref::Arg(1), Ref::Arg(1));
+            let one = body.constant(1.0, F);
+            let positive = body.add(one, square);
+            body.div(Ref::Arg(0), positive)
+        }),
+        _ => b.map("ij,ij->ij", &[x, y], |body| {
+            let (row, column) = (body.index(0), body.index(1));
+            let below = body.cmp_i(Predicate::Le, column, row);
+            body.select(below, Ref::Arg(0), Ref::Arg(1))
+        }),
+    };
+    // Kept small, so that differences stay exact.
+    b.map("ij->ij", &[made.unwrap()], |body| body.unary(ScalarOp::Sin, Ref::Arg(0))).unwrap()
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 24, ..Default::default() })]
+
+    #[test]
+    fn random_graphs_have_the_gradients_of_their_loss(
+        moves in proptest::collection::vec((0u8..8, 0usize..16, 0usize..16), 1..7),
+    ) {
+        let context = Context::new();
+        let ports = [("x", f64s(&[4, 4])), ("param/a", f64s(&[4, 4])), ("param/b", f64s(&[4, 4]))];
+        let module = entry(&context, &ports, |b, _, values| {
+            let mut values = values.to_vec();
+            for &step in &moves {
+                values.push(apply(b, step, &values));
+            }
+            weighted(b, values[values.len() - 1])
+        });
+        check(&module, &random(&ports));
+    }
 }

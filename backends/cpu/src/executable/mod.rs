@@ -3,6 +3,7 @@
 //! The schedule's steps run in its order. A fused step's products write each block where the address space says,
 //! tell the tracker, and the arrival that meets the threshold moves the block on: the plain collective is gone.
 
+mod emit;
 mod plan;
 mod prepare;
 mod state;
@@ -14,6 +15,7 @@ use t3c_ir::{Context, Module, TensorType, function::functions, units::unit_of};
 use t3c_runtime::Runtime;
 use t3c_schedule::{Element, Grid, Schedule};
 
+pub use emit::native_code;
 pub use plan::{Home, Instance, Plan, Value, ValueId};
 pub use state::{Split, State};
 

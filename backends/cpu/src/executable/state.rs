@@ -36,6 +36,11 @@ impl State {
         Self { grid: grid.clone(), entries: BTreeMap::new() }
     }
 
+    /// The devices.
+    pub fn grid(&self) -> &Grid {
+        &self.grid
+    }
+
     /// Puts a whole tensor (row-major bytes) on the devices, replacing one of this name.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use t3c_ir::{
 
 use self::{models::*, oracle::partitioned};
 use super::{Error, partition};
+use crate::autodiff;
 
 /// The collectives of each function, in order: `layer: all_reduce all_reduce`.
 fn collectives(module: &Module<'_>) -> Vec<(String, Vec<String>)> {
@@ -287,4 +288,30 @@ fn a_product_gathers_activations_and_refuses_parameters() {
     };
     build("x");
     build("param/x");
+}
+
+#[test]
+fn a_differentiated_program_reduces_once_a_block_each_way() {
+    let context = Context::new();
+    let module = module(&context, 3);
+    add(&module, "layer", &mlp_arguments(), &[("y", tensor(&[T, D]))], |b, a| vec![mlp(b, a[0], &a[1..])]);
+    let weights = mlp_arguments().split_off(1);
+    add(&module, "main", &mlp_arguments(), &[("loss", tensor(&[]))], |b, a| {
+        let splits = [[Some(0), None], [Some(0), None], [None, Some(0)]];
+        let annotated: Vec<_> =
+            a[1..].iter().zip(&splits).map(|(&w, splits)| b.shard(w, "grid", splits).unwrap()).collect();
+        let layer = |x| b.call("layer", &[&[x], &annotated[..]].concat(), &[tensor(&[T, D])]).unwrap()[0];
+        vec![square_sum(b, layer(layer(a[0])), 2)]
+    });
+    autodiff::differentiate(module.op(), &autodiff::Autodiff::default()).unwrap();
+    let text = partitioned(&module);
+    assert_eq!(of(&module, "layer"), ["all_reduce"], "{text}");
+    assert_eq!(of(&module, "layer_backward"), ["all_reduce"], "{text}");
+    assert_eq!(of(&module, "main"), Vec::<String>::new(), "{text}");
+    let results = entry(module.op()).unwrap().result_ports().unwrap();
+    let gradient = |name: &str| results.iter().find(|port| port.name == format!("grad/{name}")).unwrap();
+    for (name, whole) in weights {
+        let local = gradient(name.trim_start_matches("param/"));
+        assert_eq!(local.r#type.elements() * 3, whole.elements(), "{name}");
+    }
 }

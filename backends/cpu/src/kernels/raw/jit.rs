@@ -183,6 +183,22 @@ impl JitBuilder {
             .collect()
     }
 
+    /// As [`JitBuilder::emit`], with all modules linked into one.
+    pub fn emit_linked(mut self, form: Emit) -> Result<Vec<u8>, Error> {
+        let mut modules = std::mem::take(&mut self.modules).into_iter();
+        if let Some(whole) = modules.next() {
+            for module in modules {
+                let name = module.get_name().to_string_lossy().into_owned();
+                whole.link_in_module(module).map_err(|text| Error::Compile {
+                    module: name,
+                    message: text.to_string(),
+                })?;
+            }
+            self.modules.push(whole);
+        }
+        Ok(self.emit(form)?.pop().map(|(_, contents)| contents).unwrap_or_default())
+    }
+
     fn machine_code(&self, module: &Module<'_>, kind: FileType) -> Result<Vec<u8>, Error> {
         let buffer = self
             .target

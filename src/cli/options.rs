@@ -1,0 +1,307 @@
+//! Options that several commands share: each is defined once, here.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use t3c_frontends::{Format, Options, Phase, detect};
+use t3c_ir::Element;
+use t3c_passes::fuse::Policy;
+
+use super::output;
+use crate::{Compiler, Error, Program, Stage, System, program::phase_name, train};
+
+/// The model and its sizes.
+#[derive(Args, Clone, Debug)]
+pub struct ModelOptions {
+    /// A Hugging Face `config.json` or model folder, a `model.json`, a recipe (its training step), or an `.mlir` file
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// What the program computes [default: prefill; training for a recipe]
+    #[arg(long, value_enum, value_name = "PHASE")]
+    pub phase: Option<PhaseOption>,
+    /// Sequences [default: the file's, else 1]
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub batch: Option<u64>,
+    /// Tokens a sequence; in decode, positions that the cache holds [default: the file's, else 1024]
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub seq: Option<u64>,
+    /// Element type of parameters and activations [default: the file's]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub dtype: Option<ElementOption>,
+    #[command(flatten)]
+    pub degrees: Degrees,
+    #[command(flatten)]
+    pub passes: PassOptions,
+}
+
+/// Degrees of parallelism. This version has tensor parallelism.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Degrees {
+    /// Degree of tensor parallelism [default: the file's, else the largest of 8, 4, 2 that fits; `run` and `train`: the file's, else 1]
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub tp: Option<u64>,
+    /// Degree of data parallelism (this version: 1)
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive(), hide_default_value = true)]
+    pub dp: u64,
+    /// Degree of expert parallelism (this version: 1)
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive(), hide_default_value = true)]
+    pub ep: u64,
+    /// Shards activations between tensor-parallel blocks along the sequence (not in this version)
+    #[arg(long)]
+    pub sequence_parallel: bool,
+    /// Stage of optimizer-state sharding: 0, 1 or 3 (this version: 0)
+    #[arg(long, value_name = "STAGE", default_value = "0", value_parser = ["0", "1", "3"], hide_possible_values = true, hide_default_value = true)]
+    pub zero: String,
+    /// What backward recomputes: none, attention, full, or a budget in bytes (this version: none)
+    #[arg(long, value_name = "WHAT", default_value = "none", hide_default_value = true)]
+    pub remat: String,
+    /// Threads a device (this version: 1; `bench` takes more)
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive(), hide_default_value = true)]
+    pub threads: u64,
+}
+
+/// How the passes run.
+#[derive(Args, Clone, Debug, Default)]
+pub struct PassOptions {
+    /// Which pairs to fuse [default: profitable; `run` and `train`: always]
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub fuse: Option<FuseOption>,
+    /// Allow rewrites that change rounding (this version has none)
+    #[arg(long)]
+    pub reassociate: bool,
+    /// Say, on standard error, why each pair was fused or not, with its place in the model
+    #[arg(long)]
+    pub remarks: bool,
+    /// Print the module after each stage on standard error
+    #[arg(long)]
+    pub mlir_print_ir_after_all: bool,
+    /// Say, on standard error, what is being done and how long it took
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// The machine.
+#[derive(Args, Clone, Debug)]
+pub struct SystemOption {
+    /// A system file, or a built-in system: t3-80cu, t3-80cu-75gb, h100-x8, mi210-x4
+    #[arg(long, value_name = "SYSTEM", default_value = "t3-80cu")]
+    pub system: String,
+}
+
+/// A phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PhaseOption {
+    /// Forward, loss, backward and optimizer
+    Training,
+    /// Logits of whole sequences
+    Prefill,
+    /// Logits of single positions, with a cache
+    Decode,
+}
+
+impl From<PhaseOption> for Phase {
+    fn from(phase: PhaseOption) -> Self {
+        match phase {
+            PhaseOption::Training => Phase::Training,
+            PhaseOption::Prefill => Phase::Prefill,
+            PhaseOption::Decode => Phase::Decode,
+        }
+    }
+}
+
+/// An element type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum ElementOption {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl From<ElementOption> for Element {
+    fn from(element: ElementOption) -> Self {
+        match element {
+            ElementOption::F32 => Element::F32,
+            ElementOption::Bf16 => Element::Bf16,
+            ElementOption::F16 => Element::F16,
+        }
+    }
+}
+
+/// Which pairs to fuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FuseOption {
+    /// Every pair that can be
+    Always,
+    /// Those that a closed-form bound favours on the system
+    Profitable,
+    /// None
+    Never,
+}
+
+impl From<FuseOption> for Policy {
+    fn from(fuse: FuseOption) -> Self {
+        match fuse {
+            FuseOption::Always => Policy::Always,
+            FuseOption::Profitable => Policy::Profitable,
+            FuseOption::Never => Policy::Never,
+        }
+    }
+}
+
+/// A whole number of at least 1.
+pub fn positive() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..)
+}
+
+impl Degrees {
+    /// Refuses what this version does not do.
+    pub fn check(&self) -> Result<(), Error> {
+        let only = |option: &str, found: &str, expected: &str| {
+            Err(Error::option(option, format!("{found} is not supported by this version; expected {expected}")))
+        };
+        match self {
+            Self { dp: 2.., .. } => only("--dp", &self.dp.to_string(), "1"),
+            Self { ep: 2.., .. } => only("--ep", &self.ep.to_string(), "1"),
+            Self { sequence_parallel: true, .. } => only("--sequence-parallel", "it", "none"),
+            Self { zero, .. } if zero != "0" => only("--zero", zero, "0"),
+            Self { remat, .. } if remat != "none" => only("--remat", remat, "none"),
+            Self { threads: 2.., .. } => only("--threads", &self.threads.to_string(), "1: a device has one thread"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl PassOptions {
+    /// Refuses what this version does not do.
+    pub fn check(&self) -> Result<(), Error> {
+        match self.reassociate {
+            true => Err(Error::option("--reassociate", "this version has no rule that changes rounding; leave it out")),
+            false => Ok(()),
+        }
+    }
+
+    /// Prints what was asked for on standard error.
+    pub fn report(&self, program: &Program) {
+        if self.mlir_print_ir_after_all {
+            for (stage, name) in
+                [(Stage::Model, "import"), (Stage::Sharded, "sharding"), (Stage::T3, "fusion"), (Stage::Kernels, "schedule")]
+            {
+                output::message(&format!("// -----// IR after {name} //----- //\n{}", program.mlir(stage)));
+            }
+        }
+        if self.remarks {
+            program.remarks().iter().for_each(|remark| output::message(&format!("remark: {remark}")));
+        }
+    }
+
+    /// With `-v`, says what took how long.
+    pub fn timed<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
+        let start = std::time::Instant::now();
+        let value = work();
+        if self.verbose {
+            output::message(&format!("{what}: {:.2} s", start.elapsed().as_secs_f64()));
+        }
+        value
+    }
+}
+
+/// A compiled model, and where each of its sizes came from.
+#[derive(Debug)]
+pub struct Compiled {
+    pub program: Program,
+    /// Name, value and origin of each choice, in the order of the summary.
+    pub choices: Vec<Choice>,
+}
+
+/// One size or setting of a program.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    pub name: &'static str,
+    pub value: String,
+    /// Who chose it; empty where the user did.
+    pub origin: &'static str,
+}
+
+impl Choice {
+    /// A choice, of the user where `given`.
+    pub fn new(name: &'static str, value: impl ToString, given: bool, otherwise: &'static str) -> Self {
+        Self { name, value: value.to_string(), origin: if given { "" } else { otherwise } }
+    }
+}
+
+impl std::fmt::Display for Choice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.name, self.value)?;
+        if self.origin.is_empty() { Ok(()) } else { write!(f, " ({})", self.origin) }
+    }
+}
+
+impl ModelOptions {
+    /// Compiles the model for `system`.
+    pub fn compile(&self, system: &System) -> Result<Compiled, Error> {
+        self.degrees.check()?;
+        self.passes.check()?;
+        let (format, _) = detect(&self.model).map_err(Error::from)?;
+        match format {
+            Format::Recipe(_) => self.compile_recipe(system),
+            Format::Mlir(_) => self.compile_model(system, "as in the file", "as in the file"),
+            Format::Model(source) => {
+                let tp = if source.has("parallelism") { "the file's" } else { LARGEST };
+                self.compile_model(system, "the file's", tp)
+            }
+            Format::HuggingFace(_) => self.compile_model(system, "default", LARGEST),
+        }
+    }
+
+    fn fuse(&self) -> Policy {
+        self.passes.fuse.map_or(Policy::Profitable, Policy::from)
+    }
+
+    fn compile_model(&self, system: &System, sizes: &'static str, degree: &'static str) -> Result<Compiled, Error> {
+        let phase = self.phase.map_or(Phase::Prefill, Phase::from);
+        let options = Options {
+            phase,
+            batch: self.batch,
+            seq: self.seq,
+            tp: self.degrees.tp,
+            dtype: self.dtype.map(Element::from),
+            ..Options::default()
+        };
+        let compiler = Compiler::from_path(&self.model).options(options).choose_degree();
+        let program = compiler.fuse(self.fuse()).system(system.clone()).compile()?;
+        let info = program.info();
+        let mut choices = vec![Choice::new("phase", phase_name(phase), self.phase.is_some(), "default")];
+        choices.extend(info.batch.map(|batch| Choice::new("batch", batch, self.batch.is_some(), sizes)));
+        choices.extend(info.seq.map(|seq| Choice::new("seq", seq, self.seq.is_some(), sizes)));
+        let degree = if info.tp == 1 && degree == LARGEST { "no larger degree fits" } else { degree };
+        choices.push(Choice::new("tp", info.tp, self.degrees.tp.is_some(), degree));
+        Ok(Compiled { program, choices })
+    }
+
+    fn compile_recipe(&self, system: &System) -> Result<Compiled, Error> {
+        let fixed = [
+            ("--phase", self.phase.is_some_and(|phase| phase != PhaseOption::Training)),
+            ("--batch", self.batch.is_some()),
+            ("--seq", self.seq.is_some()),
+            ("--dtype", self.dtype.is_some_and(|element| element != ElementOption::F32)),
+        ];
+        if let Some((option, _)) = fixed.iter().find(|(_, given)| *given) {
+            return Err(Error::option(option, "a recipe fixes it: its training step is compiled; leave it out"));
+        }
+        let recipe = train::read_recipe(&self.model)?;
+        let (own, given) = (recipe.parallelism.tp as u64, self.degrees.tp);
+        let tp = given.unwrap_or(own);
+        let program = train::program(&recipe, tp, |compiler| compiler.fuse(self.fuse()).system(system.clone()))?;
+        let largest = recipe.rl.batches.iter().max_by_key(|bucket| (bucket.tokens, bucket.rows));
+        let mut choices = vec![Choice::new("phase", "training", self.phase.is_some(), "a recipe's")];
+        if let Some(bucket) = largest {
+            choices.push(Choice::new("tokens", bucket.tokens, false, "the recipe's largest batch"));
+            choices.push(Choice::new("rows", bucket.rows, false, "the recipe's largest batch"));
+        }
+        choices.push(Choice::new("tp", tp, given.is_some(), "the recipe's"));
+        Ok(Compiled { program, choices })
+    }
+}
+
+const LARGEST: &str = "the largest of 8, 4, 2 that fits";

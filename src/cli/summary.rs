@@ -1,0 +1,229 @@
+//! What `t3c compile` prints of a program.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use t3c_passes::{Kind, Remark};
+use t3c_schedule::{Fused, Schedule, StepKind, Work};
+
+use super::options::Choice;
+use crate::{CpuOptions, Error, Program, System, program};
+
+/// The version of the JSON form.
+pub const SCHEMA: &str = "t3c.compile/1";
+
+/// A program in short.
+#[derive(Debug)]
+pub struct Summary<'p> {
+    totals: program::Summary,
+    parameters: u64,
+    choices: Vec<Choice>,
+    remarks: &'p [Remark],
+    address_spaces: Vec<AddressSpace>,
+    prediction: Result<Prediction, String>,
+    native: Option<Native>,
+}
+
+/// The configuration of one distinct fused operation.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AddressSpace {
+    /// Where it stands first in the model.
+    pub location: String,
+    /// Places of the program that share it.
+    pub places: u64,
+    /// The products, as MxNxK a device.
+    pub producers: Vec<String>,
+    /// The collective and its devices.
+    pub collective: String,
+    /// Devices of the group.
+    pub devices: u32,
+    /// The whole partial value.
+    pub shape: Vec<u64>,
+    /// The dimension that is divided into chunks.
+    pub dimension: usize,
+    /// Indices along it that one trigger moves.
+    pub block: u64,
+    /// One line a chunk, in production order; `d` is the device.
+    pub chunks: Vec<String>,
+}
+
+/// Speedups over `sequential` by policy.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Prediction {
+    /// Geometric mean over the sub-layers.
+    pub geomean: BTreeMap<&'static str, f64>,
+    /// The whole program.
+    pub end_to_end: BTreeMap<&'static str, f64>,
+}
+
+/// What compiling for the CPU took.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Native {
+    /// Seconds.
+    pub compile_seconds: f64,
+    /// Bytes of temporaries a device.
+    pub arena_bytes: usize,
+}
+
+impl<'p> Summary<'p> {
+    /// Simulates the program and, where `is_native`, compiles it.
+    pub fn new(program: &'p Program, choices: Vec<Choice>, system: &System, is_native: bool) -> Result<Self, Error> {
+        let prediction = program.simulate(system).map_err(|error| error.to_string());
+        let native = if is_native { Some(Native::of(program)?) } else { None };
+        Ok(Self {
+            totals: program.summary(),
+            parameters: program.info().parameter_count(),
+            choices,
+            remarks: program.remarks(),
+            address_spaces: address_spaces(program.schedule()),
+            prediction: prediction
+                .map(|report| Prediction { geomean: report.geomean, end_to_end: report.end_to_end.speedup }),
+            native,
+        })
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let choices: Vec<String> = self.choices.iter().map(Choice::to_string).collect();
+        let pairs = &self.totals.pairs;
+        let mut text = format!("{}: {}\n", self.totals.model, choices.join(", "));
+        text += &format!("layers: {}, parameters: {}\n", self.totals.layers, self.parameters);
+        text += &format!("pairs: {} found, {} fused, {} declined\n", pairs.found, pairs.fused, pairs.declined);
+        for (reason, count) in self.declined() {
+            text += &format!("  declined {count}: {reason}\n");
+        }
+        for space in &self.address_spaces {
+            text += &space.text();
+        }
+        text += &match &self.prediction {
+            Err(problem) => format!("predicted speedup: none ({problem})\n"),
+            Ok(prediction) if prediction.geomean.is_empty() => {
+                "predicted speedup: none (no product meets a collective)\n".to_owned()
+            }
+            Ok(prediction) => format!(
+                "predicted speedup over sequential: sub-layers {}; end to end {}\n",
+                speedups(&prediction.geomean),
+                speedups(&prediction.end_to_end)
+            ),
+        };
+        if let Some(native) = self.native {
+            let arena = super::output::bytes(native.arena_bytes as u64);
+            text += &format!("native code: compiled in {:.2} s, {arena} of temporaries a device\n", native.compile_seconds);
+        }
+        text
+    }
+
+    /// Reasons of declined pairs with their counts.
+    fn declined(&self) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for remark in self.remarks.iter().filter(|remark| is_declined_pair(remark)) {
+            *counts.entry(remark.reason.to_owned()).or_default() += remark.times;
+        }
+        counts
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        let mut value = json!({
+            "schema": SCHEMA,
+            "model": self.totals.model,
+            "layers": self.totals.layers,
+            "parameters": self.parameters,
+            "pairs": self.totals.pairs,
+            "address_spaces": self.address_spaces,
+            "predicted_speedup": self.prediction.as_ref().ok(),
+            "remarks": self.remarks,
+        });
+        for choice in &self.choices {
+            let number = choice.value.parse::<u64>();
+            value[choice.name] = number.map_or_else(|_| choice.value.clone().into(), Value::from);
+        }
+        if let Some(native) = self.native {
+            value["native"] = json!(native);
+        }
+        value
+    }
+}
+
+impl Native {
+    fn of(program: &Program) -> Result<Self, Error> {
+        let start = std::time::Instant::now();
+        let executable = program.compile_cpu(CpuOptions::default())?;
+        Ok(Self { compile_seconds: start.elapsed().as_secs_f64(), arena_bytes: executable.arena_bytes() })
+    }
+}
+
+fn speedups(by_policy: &BTreeMap<&'static str, f64>) -> String {
+    let others = by_policy.iter().filter(|(policy, _)| **policy != "sequential");
+    others.map(|(policy, speedup)| format!("{policy} {speedup:.3}x")).collect::<Vec<_>>().join(", ")
+}
+
+impl AddressSpace {
+    fn new(schedule: &Schedule, fused: &Fused, location: &str) -> Self {
+        let shape_of = |work: &Work| match work {
+            Work::Contraction(contraction) => {
+                let shape = contraction.gemm_shape();
+                format!("{}x{}x{}", shape.m, shape.n, shape.k)
+            }
+            Work::Unit { name, .. } => name.clone(),
+            Work::Loops { .. } => "loops".to_owned(),
+            Work::Copy => "copy".to_owned(),
+        };
+        let axes: Vec<&str> =
+            fused.collective.axes.iter().filter_map(|&axis| schedule.grid.axes.get(axis)).map(|a| a.name.as_str()).collect();
+        Self {
+            location: location.to_owned(),
+            places: 1,
+            producers: fused.producers.iter().map(|producer| shape_of(&producer.work)).collect(),
+            collective: format!("{} over {}", fused.collective.kind, axes.join(",")),
+            devices: schedule.grid.group_size(&fused.collective.axes),
+            shape: fused.shape.clone(),
+            dimension: fused.dimension,
+            block: fused.block,
+            chunks: fused.chunks.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        let unplaced = |space: &Self| Self { location: String::new(), places: 0, ..space.clone() };
+        unplaced(self) == unplaced(other)
+    }
+
+    fn text(&self) -> String {
+        let shape: Vec<String> = self.shape.iter().map(u64::to_string).collect();
+        let mut text = format!(
+            "fused: {} {} of {} along {}, {} devices, blocks of {} ({}{})\n",
+            self.producers.join(" + "),
+            self.collective,
+            shape.join("x"),
+            self.dimension,
+            self.devices,
+            self.block,
+            self.location,
+            if self.places > 1 { format!(" and {} more", self.places - 1) } else { String::new() },
+        );
+        for chunk in &self.chunks {
+            text += &format!("  {chunk}\n");
+        }
+        text
+    }
+}
+
+fn is_declined_pair(remark: &Remark) -> bool {
+    remark.kind == Kind::Missed && ["t3-fuse", "t3-find-pairs"].contains(&remark.pass)
+}
+
+fn address_spaces(schedule: &Schedule) -> Vec<AddressSpace> {
+    let mut distinct: Vec<AddressSpace> = Vec::new();
+    let steps = schedule.programs.iter().flat_map(|program| &program.steps);
+    for step in steps {
+        let StepKind::Fused(fused) = &step.kind else { continue };
+        let space = AddressSpace::new(schedule, fused, &step.location);
+        match distinct.iter_mut().find(|known| known.is_like(&space)) {
+            Some(known) => known.places += 1,
+            None => distinct.push(space),
+        }
+    }
+    distinct
+}
