@@ -232,6 +232,7 @@ pub(super) fn adamw(recipe: &Recipe, objective: Objective) -> AdamW {
         eps: optimizer.eps,
         weight_decay,
         clip: Some(optimizer.clip_norm),
+        keep_gradients: false,
     }
 }
 
