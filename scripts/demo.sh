@@ -10,7 +10,9 @@ step() {
   "$t3c" "${@:2}"
 }
 
-step "SmolLM2-135M: pairs of a product and its collective" compile examples/models/smollm2-135m/config.json
+# Three devices: its 9 heads and 3 KV heads divide by no other degree.
+step "SmolLM2-135M on 3 devices: pairs of a product and its collective" \
+  compile examples/models/smollm2-135m/config.json --tp 3
 step "T-NLG on 8 devices: the same" compile examples/models/t-nlg.json --tp 8
 step "T-NLG on 8 devices: time and memory traffic by policy" simulate examples/models/t-nlg.json --tp 8
 step "A small model learns to use tools, on 2 devices (threads)" \
