@@ -57,7 +57,30 @@ metrics() {
   scripts/rust-tables.pl fields rl/src/trainer/evaluate.rs Evaluation
 }
 
+json_output() {
+  printf '%s\n\n# JSON output\n\n' "$note"
+  printf 'What `--format json` prints, on standard output alone. Each has a version in its key `schema`; a version only\n'
+  printf 'gains keys.\n'
+  printf '\n## t3c compile\n\n`t3c.compile/1`: `model`, `layers`, `parameters`; `pairs` with `found`, `fused` and `declined`\n'
+  printf 'over all layers; the choices of the first line of the summary (`phase`, `tp`, …); and:\n\n'
+  printf '| key | meaning |\n|---|---|\n| `address_spaces` | list of AddressSpace |\n'
+  printf '| `predicted_speedup` | Prediction, or null |\n| `remarks` | list of Remark |\n'
+  {
+    scripts/rust-tables.pl fields src/cli/summary.rs AddressSpace Prediction
+    scripts/rust-tables.pl fields passes/src/remark.rs Remark
+  } | sed 's/^## /### /'
+  printf '\n## t3c simulate\n\n`t3c.simulate/1`: a Report. With `--sweep`, `t3c.simulate-sweep/1`:\n'
+  printf '`key`, and `points`, a list of Reports that also have the `value` of the key.\n'
+  {
+    scripts/rust-tables.pl fields backends/sim/src/report.rs Report SubLayerReport PolicyReport DramBytes PartReport EndToEnd
+    scripts/rust-tables.pl fields backends/sim/src/traffic.rs Traffic
+  } | sed 's/^## /### /'
+  printf '\n## t3c bench\n\n`t3c.bench/1`: a Report.\n'
+  scripts/rust-tables.pl fields backends/cpu/src/bench.rs Report MachineReport Row | sed 's/^## /### /'
+}
+
 dialect >"$new/dialect.md"
+json_output >"$new/json-output.md"
 passes >"$new/passes.md"
 command_line >"$new/command-line.md"
 reasons >"$new/reasons.md"
