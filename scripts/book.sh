@@ -6,7 +6,7 @@ mdbook=$(scripts/tool.sh mdbook 0.5.4 --no-default-features --features search)
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 "$mdbook" build docs --dest-dir "$PWD/target/book" 2>&1 | tee "$log"
-if grep -qE '^ *(WARN|ERROR)' "$log"; then
+if grep -qE '^ *(WARN|ERROR)|\[(WARN|ERROR)\]' "$log"; then
   echo "error: mdbook has warnings" >&2
   exit 1
 fi

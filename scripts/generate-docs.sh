@@ -50,7 +50,9 @@ reasons() {
 
 metrics() {
   printf '%s\n\n# Metrics\n\n' "$note"
-  printf 'What `t3c train` writes, a line a step or evaluation, and how each value is computed.\n'
+  printf 'What `t3c train` writes to `metrics.jsonl`, and how each value is computed. A line is one event; its key\n'
+  printf '`event` is `sft` (SftMetrics), `probe` (Evaluation, on training questions), `rl` (RlMetrics), `evaluated`\n'
+  printf '(Evaluation, on held-out questions) or `phase`.\n'
   scripts/rust-tables.pl fields rl/src/trainer/metrics.rs SftMetrics RlMetrics TreeSummary CallAccuracy
   scripts/rust-tables.pl fields rl/src/trainer/evaluate.rs Evaluation
 }

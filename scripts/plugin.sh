@@ -4,8 +4,12 @@ set -euo pipefail
 folder=${1:-target/plugin}
 prefix=${MLIR_SYS_220_PREFIX:-/usr/lib/llvm-22}
 mkdir -p "$folder"
-cargo rustc --quiet --locked --release -p t3c-schedule --crate-type staticlib -- --print native-static-libs 2>/dev/null
-archive=$(ls -t target/release/libt3c_schedule.a target/release/deps/libt3c_schedule*.a 2>/dev/null | head -1)
+cargo rustc --quiet --locked --release -p t3c-schedule --crate-type staticlib
+archive=$(find "${CARGO_TARGET_DIR:-target}/release" -maxdepth 2 -name 'libt3c_schedule*.a' -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2)
+if [ -z "$archive" ]; then
+  echo "error: cargo made no static library of t3c-schedule" >&2
+  exit 1
+fi
 for spec in "-gen-dialect-decls T3Base T3Dialect.h" "-gen-dialect-defs T3Base T3Dialect.cpp" \
   "-gen-enum-decls T3Base T3Enums.h" "-gen-enum-defs T3Base T3Enums.cpp" \
   "-gen-attrdef-decls T3Base T3Attrs.h" "-gen-attrdef-defs T3Base T3Attrs.cpp" \
