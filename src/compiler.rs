@@ -157,7 +157,9 @@ impl Compiler {
     fn graph(&self) -> Result<Graph, Error> {
         let load = |options: &Options| match &self.source {
             Source::Path(path) => t3c_frontends::load(path, options).map_err(Error::from),
-            Source::Mlir { text, name } => Ok(Graph::Mlir(Box::new(t3c_frontends::mlir::load(name, text.clone())?))),
+            Source::Mlir { text, name } => {
+                Ok(Graph::Mlir(Box::new(t3c_frontends::mlir::load(name, text.clone())?)))
+            }
             Source::Graph(graph) => Ok((**graph).clone()),
         };
         let graph = load(&self.options)?;
@@ -196,7 +198,10 @@ impl Compiler {
 }
 
 /// Gathers elementwise work into kernels and reads the schedule off.
-fn finish(module: &mut Module<'_>, remarks: &mut Vec<Remark>) -> Result<(t3c_schedule::Schedule, String), Error> {
+fn finish(
+    module: &mut Module<'_>,
+    remarks: &mut Vec<Remark>,
+) -> Result<(t3c_schedule::Schedule, String), Error> {
     run_passes(module, &pipelines::schedule(), remarks)?;
     let schedule = schedule(module.op())?;
     Ok((schedule, module.text(true)))

@@ -70,9 +70,16 @@ pub fn read_text(path: &Path) -> Result<String, Error> {
 pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, HostTensor>, Error> {
     let path = if path.is_dir() { path.join("model.safetensors") } else { path.to_owned() };
     let bytes = std::fs::read(&path).map_err(|source| Error::file(&path, source))?;
-    let file = SafeTensors::deserialize(&bytes)
-        .map_err(|error| Error::contents(&path, format!("not a safetensors file ({error}); expected one written by safetensors")))?;
-    file.tensors().into_iter().map(|(name, view)| Ok((name.clone(), host_tensor(&path, &name, &view)?))).collect()
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| {
+        Error::contents(
+            &path,
+            format!("not a safetensors file ({error}); expected one written by safetensors"),
+        )
+    })?;
+    file.tensors()
+        .into_iter()
+        .map(|(name, view)| Ok((name.clone(), host_tensor(&path, &name, &view)?)))
+        .collect()
 }
 
 fn host_tensor(path: &Path, name: &str, view: &TensorView<'_>) -> Result<HostTensor, Error> {
@@ -85,7 +92,10 @@ fn host_tensor(path: &Path, name: &str, view: &TensorView<'_>) -> Result<HostTen
         Dtype::I64 => Element::I64,
         Dtype::I32 => Element::I32,
         other => {
-            return Err(Error::contents(path, format!("tensor `{name}` has type {other:?}; expected f64, f32, f16, bf16, i64 or i32")));
+            return Err(Error::contents(
+                path,
+                format!("tensor `{name}` has type {other:?}; expected f64, f32, f16, bf16, i64 or i32"),
+            ));
         }
     };
     Ok(HostTensor { r#type: TensorType::new(shape, element), bytes: view.data().to_vec() })
@@ -98,7 +108,8 @@ pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, HostTensor>) -> Res
         .map(|(name, tensor)| Ok((name.as_str(), tensor_view(path, name, tensor)?)))
         .collect::<Result<Vec<_>, Error>>()?;
     let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
-    let bytes = safetensors::serialize(views, metadata).map_err(|error| Error::contents(path, error.to_string()))?;
+    let bytes =
+        safetensors::serialize(views, metadata).map_err(|error| Error::contents(path, error.to_string()))?;
     write(path, &bytes)
 }
 
@@ -122,9 +133,13 @@ pub fn widen_to_f32(tensor: &HostTensor) -> Option<Vec<f32>> {
     let chunks = |size: usize| tensor.bytes.chunks_exact(size);
     Some(match tensor.r#type.element {
         Element::F32 => return tensor.to_f32(),
-        Element::F64 => chunks(8).map(|bytes| f64::from_le_bytes(bytes.try_into().unwrap_or_default()) as f32).collect(),
+        Element::F64 => {
+            chunks(8).map(|bytes| f64::from_le_bytes(bytes.try_into().unwrap_or_default()) as f32).collect()
+        }
         Element::Bf16 => chunks(2)
-            .map(|bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes.try_into().unwrap_or_default())) << 16))
+            .map(|bytes| {
+                f32::from_bits(u32::from(u16::from_le_bytes(bytes.try_into().unwrap_or_default())) << 16)
+            })
             .collect(),
         Element::F16 => chunks(2)
             .map(|bytes| half::f16::from_le_bytes(bytes.try_into().unwrap_or_default()).to_f32())
@@ -139,9 +154,13 @@ pub fn widen_to_i64(tensor: &HostTensor) -> Option<Vec<i64>> {
         Element::I64 => {
             tensor.bytes.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()
         }
-        Element::I32 => {
-            tensor.bytes.as_chunks::<4>().0.iter().map(|bytes| i64::from(i32::from_le_bytes(*bytes))).collect()
-        }
+        Element::I32 => tensor
+            .bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|bytes| i64::from(i32::from_le_bytes(*bytes)))
+            .collect(),
         _ => return None,
     })
 }

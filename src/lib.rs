@@ -23,8 +23,8 @@ pub mod train;
 
 pub use compiler::{Compiler, Goal};
 pub use error::Error;
-pub use program::{Program, Stage, Summary};
 pub use files::HostTensor;
+pub use program::{Program, Stage, Summary};
 pub use run::{Outputs, Runner};
 pub use t3c_cpu::{Executable, Options as CpuOptions, State};
 pub use t3c_frontends::{Graph, ModelInfo, Phase};

@@ -64,7 +64,13 @@ pub struct Summary {
 }
 
 impl Program {
-    pub(crate) fn new(info: ModelInfo, phase: Phase, texts: Texts, schedule: Schedule, remarks: Vec<Remark>) -> Self {
+    pub(crate) fn new(
+        info: ModelInfo,
+        phase: Phase,
+        texts: Texts,
+        schedule: Schedule,
+        remarks: Vec<Remark>,
+    ) -> Self {
         Self { info, phase, texts, schedule, remarks }
     }
 
@@ -118,7 +124,8 @@ impl Program {
     /// # Errors
     /// When the schedule does not fit the system.
     pub fn simulate_with(&self, system: &System, trace: bool) -> Result<Report, Error> {
-        let options = t3c_sim::Options { phase: phase_name(self.phase).to_owned(), trace, ..Default::default() };
+        let options =
+            t3c_sim::Options { phase: phase_name(self.phase).to_owned(), trace, ..Default::default() };
         Ok(t3c_sim::simulate(&self.schedule, system, &options)?)
     }
 

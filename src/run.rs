@@ -50,15 +50,22 @@ impl Runner {
     pub fn set_weights(&mut self, path: &Path, tensors: &BTreeMap<String, HostTensor>) -> Result<(), Error> {
         for parameter in self.info.parameters.clone() {
             let name = &parameter.name;
-            let tensor = tensors
-                .get(name)
-                .ok_or_else(|| Error::contents(path, format!("tensor `{name}` is missing; expected shape {:?}", parameter.checkpoint_shape)))?;
+            let tensor = tensors.get(name).ok_or_else(|| {
+                Error::contents(
+                    path,
+                    format!("tensor `{name}` is missing; expected shape {:?}", parameter.checkpoint_shape),
+                )
+            })?;
             if tensor.r#type.shape != parameter.checkpoint_shape {
-                let problem = format!("tensor `{name}` has shape {:?}, expected {:?}", tensor.r#type.shape, parameter.checkpoint_shape);
+                let problem = format!(
+                    "tensor `{name}` has shape {:?}, expected {:?}",
+                    tensor.r#type.shape, parameter.checkpoint_shape
+                );
                 return Err(Error::contents(path, problem));
             }
-            let values = files::widen_to_f32(tensor)
-                .ok_or_else(|| Error::contents(path, format!("tensor `{name}` holds integers, expected floats")))?;
+            let values = files::widen_to_f32(tensor).ok_or_else(|| {
+                Error::contents(path, format!("tensor `{name}` holds integers, expected floats"))
+            })?;
             self.set(&format!("param/{name}"), &HostTensor::f32(parameter.shape.clone(), &values))?;
         }
         Ok(())
@@ -82,8 +89,13 @@ impl Runner {
     /// # Errors
     /// Never for a compiled program.
     pub fn zero_missing(&mut self) -> Result<(), Error> {
-        let missing: Vec<_> =
-            self.executable.arguments().iter().filter(|port| !self.state.contains(&port.name)).cloned().collect();
+        let missing: Vec<_> = self
+            .executable
+            .arguments()
+            .iter()
+            .filter(|port| !self.state.contains(&port.name))
+            .cloned()
+            .collect();
         for port in missing {
             let bytes = vec![0; (port.r#type.elements() * port.r#type.element.bytes()) as usize];
             self.state.set(&port.name, &port.r#type, &port.split, &bytes)?;
@@ -119,7 +131,9 @@ impl Runner {
         for (row, sequence) in sequences.iter().enumerate() {
             for (column, &token) in sequence.iter().enumerate() {
                 if token < 0 || token as u64 >= vocabulary {
-                    let problem = format!("token {token} at [{row}, {column}] is outside the vocabulary of {vocabulary}");
+                    let problem = format!(
+                        "token {token} at [{row}, {column}] is outside the vocabulary of {vocabulary}"
+                    );
                     return Err(Error::option("tokens", problem));
                 }
                 tokens.push(token as i32);
@@ -127,7 +141,8 @@ impl Runner {
         }
         let count = tokens.len() as u64;
         let position: Vec<i32> = (0..sequences.len()).flat_map(|_| 0..length as i32).collect();
-        let ends: Vec<i32> = (1..=sequences.len()).flat_map(|row| vec![(row * length) as i32; length]).collect();
+        let ends: Vec<i32> =
+            (1..=sequences.len()).flat_map(|row| vec![(row * length) as i32; length]).collect();
         self.set("tokens", &HostTensor::i32([count], &tokens))?;
         self.set("position", &HostTensor::i32([count], &position))?;
         self.set("subtree_end", &HostTensor::i32([count], &ends))
@@ -179,9 +194,15 @@ pub struct Request {
 /// # Errors
 /// When the model, the weights or the tokens do not fit.
 pub fn run_language_model(model: &Path, request: &Request) -> Result<Outputs, Error> {
-    let (batch, length) = (request.sequences.len() as u64, request.sequences.first().map_or(0, Vec::len) as u64);
+    let (batch, length) =
+        (request.sequences.len() as u64, request.sequences.first().map_or(0, Vec::len) as u64);
     let compiler = |phase, goal| {
-        let compiler = Compiler::from_path(model).phase(phase).batch(batch).seq(length).fuse(request.fuse).dtype(t3c_ir::Element::F32);
+        let compiler = Compiler::from_path(model)
+            .phase(phase)
+            .batch(batch)
+            .seq(length)
+            .fuse(request.fuse)
+            .dtype(t3c_ir::Element::F32);
         let compiler = compiler.goal(goal);
         match request.tp {
             Some(tp) => compiler.tp(tp),
@@ -196,7 +217,8 @@ pub fn run_language_model(model: &Path, request: &Request) -> Result<Outputs, Er
     forward.run()?;
     let mut logits = forward.get("logits")?;
     let vocabulary = logits.r#type.shape.last().copied().unwrap_or(0);
-    logits.r#type.shape = if request.flat { vec![length, vocabulary] } else { vec![batch, length, vocabulary] };
+    logits.r#type.shape =
+        if request.flat { vec![length, vocabulary] } else { vec![batch, length, vocabulary] };
     outputs.insert("logits".into(), logits);
     if let Some(names) = &request.gradients {
         for name in names {

@@ -242,3 +242,39 @@ fn a_closed_pipe_is_no_error() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
+
+#[test]
+fn training_writes_a_model_that_runs_and_the_same_bits_again() {
+    let folder = Folder::new();
+    let recipe = r#"{"schema": "t3c.portool/1",
+        "model": {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2,
+                  "head_dim": 16, "intermediate_size": 64},
+        "sft": {"steps": 2, "stop": null}, "rl": {"steps": 1, "questions": 2, "trajectories": 4},
+        "evaluation": {"questions": 2, "every": 0}}"#;
+    let recipe = folder.file("recipe.json", recipe);
+    let train = |out: &str| {
+        let text = t3c(&["train", &recipe, "--tp", "2", "--out", &folder.at(out)]).succeeded();
+        (
+            text,
+            std::fs::read(folder.path().join(out).join("checkpoint/model.safetensors"))
+                .expect("a checkpoint"),
+        )
+    };
+    let (text, weights) = train("a");
+    for shown in [
+        "step 2/2: loss",
+        "step 1/1: reward",
+        "accuracy",
+        "tool calls",
+        "tokens/s",
+        "held out",
+        "metrics.jsonl",
+    ] {
+        assert!(text.contains(shown), "`{shown}` is missing: {text}");
+    }
+    assert!(weights == train("b").1, "two runs of one seed differ");
+    let logits = t3c(&["run", &folder.at("a/checkpoint"), "--tokens", "1,2"]).succeeded();
+    assert!(logits.contains("likeliest next tokens"), "{logits}");
+    let resumed = t3c(&["train", &recipe, "--tp", "2", "--out", &folder.at("a"), "--resume"]).succeeded();
+    assert!(!resumed.contains("step 1/"), "a finished run went on: {resumed}");
+}

@@ -237,7 +237,11 @@ pub struct Choice {
 impl Choice {
     /// A choice, of the user where `given`.
     pub fn new(name: &'static str, value: impl ToString, given: bool, otherwise: &str) -> Self {
-        Self { name, value: value.to_string(), origin: if given { String::new() } else { otherwise.to_owned() } }
+        Self {
+            name,
+            value: value.to_string(),
+            origin: if given { String::new() } else { otherwise.to_owned() },
+        }
     }
 }
 
@@ -290,7 +294,8 @@ impl ModelOptions {
         let mut choices = vec![Choice::new("phase", phase_name(phase), self.phase.is_some(), "default")];
         choices.extend(info.batch.map(|batch| Choice::new("batch", batch, self.batch.is_some(), sizes)));
         choices.extend(info.seq.map(|seq| Choice::new("seq", seq, self.seq.is_some(), sizes)));
-        let degree = if info.tp == 1 && degree == LARGEST { none_fits(&info.degrees) } else { degree.to_owned() };
+        let degree =
+            if info.tp == 1 && degree == LARGEST { none_fits(&info.degrees) } else { degree.to_owned() };
         choices.push(Choice::new("tp", info.tp, self.degrees.tp.is_some(), &degree));
         Ok(Compiled { program, choices })
     }

@@ -31,7 +31,11 @@ pub(super) fn save(out: &Path, recipe: &Recipe, policy: &CompiledPolicy, state: 
         let mut all = BTreeMap::new();
         for parameter in &policy.info().parameters {
             for kind in kinds {
-                let name = if *kind == "param" { parameter.name.clone() } else { format!("{kind}/{}", parameter.name) };
+                let name = if *kind == "param" {
+                    parameter.name.clone()
+                } else {
+                    format!("{kind}/{}", parameter.name)
+                };
                 all.insert(name, policy.tensor(kind, parameter)?);
             }
         }
@@ -39,7 +43,10 @@ pub(super) fn save(out: &Path, recipe: &Recipe, policy: &CompiledPolicy, state: 
     };
     files::write_tensors(&folder.join(WEIGHTS), &tensors(&["param"])?)?;
     files::write_tensors(&folder.join(MOMENTS), &tensors(&["m", "v"])?)?;
-    write_json(&folder.join("config.json"), &t3c_frontends::hf::config_json(policy.config(), t3c_ir::Element::F32))?;
+    write_json(
+        &folder.join("config.json"),
+        &t3c_frontends::hf::config_json(policy.config(), t3c_ir::Element::F32),
+    )?;
     write_json(&folder.join(PROGRESS), &Progress { state: *state, recipe: recipe.clone() })
 }
 
@@ -50,18 +57,26 @@ pub(super) fn load(out: &Path, recipe: &Recipe, policy: &mut CompiledPolicy) -> 
     let progress: Progress = serde_json::from_str(&files::read_text(&path)?)
         .map_err(|error| Error::contents(&path, format!("not a checkpoint's progress: {error}")))?;
     if progress.recipe != *recipe {
-        return Err(Error::contents(&path, "belongs to another recipe or seed; give the one that it was started with"));
+        return Err(Error::contents(
+            &path,
+            "belongs to another recipe or seed; give the one that it was started with",
+        ));
     }
     for (file, kinds) in [(WEIGHTS, &["param"][..]), (MOMENTS, &["m", "v"][..])] {
         let path = folder.join(file);
         let tensors = files::read_tensors(&path)?;
         for parameter in policy.info().parameters.clone() {
             for kind in kinds {
-                let name = if *kind == "param" { parameter.name.clone() } else { format!("{kind}/{}", parameter.name) };
-                let tensor = tensors.get(&name).filter(|tensor| tensor.r#type.shape == parameter.checkpoint_shape);
-                let values = tensor
-                    .and_then(HostTensor::to_f32)
-                    .ok_or_else(|| Error::contents(&path, format!("tensor `{name}` is missing or of another shape")))?;
+                let name = if *kind == "param" {
+                    parameter.name.clone()
+                } else {
+                    format!("{kind}/{}", parameter.name)
+                };
+                let tensor =
+                    tensors.get(&name).filter(|tensor| tensor.r#type.shape == parameter.checkpoint_shape);
+                let values = tensor.and_then(HostTensor::to_f32).ok_or_else(|| {
+                    Error::contents(&path, format!("tensor `{name}` is missing or of another shape"))
+                })?;
                 policy.set_tensor(kind, &parameter, &values)?;
             }
         }
@@ -70,6 +85,7 @@ pub(super) fn load(out: &Path, recipe: &Recipe, policy: &mut CompiledPolicy) -> 
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Error::contents(path, error.to_string()))?;
+    let text =
+        serde_json::to_string_pretty(value).map_err(|error| Error::contents(path, error.to_string()))?;
     files::write(path, format!("{text}\n").as_bytes())
 }

@@ -63,12 +63,17 @@ pub fn read_recipe(path: &Path) -> Result<Recipe, Error> {
 ///
 /// # Errors
 /// When the recipe's model does not compile at this degree.
-pub fn program(recipe: &Recipe, tp: u64, compiler: impl FnOnce(Compiler) -> Compiler) -> Result<Program, Error> {
+pub fn program(
+    recipe: &Recipe,
+    tp: u64,
+    compiler: impl FnOnce(Compiler) -> Compiler,
+) -> Result<Program, Error> {
     let task = MiniTask::new(recipe.task.clone());
     let config = graph::decoder_config(recipe, task.vocabulary().len());
     let largest = recipe.rl.batches.iter().max_by_key(|bucket| (bucket.tokens, bucket.rows));
     let size = largest.map_or((1024, 1024), |bucket| (bucket.tokens as u64, bucket.rows as u64));
-    let decoder = portool::training(config, policy::NAME, &graph::step(recipe, Objective::Portool, size, tp), None)?;
+    let decoder =
+        portool::training(config, policy::NAME, &graph::step(recipe, Objective::Portool, size, tp), None)?;
     let base = Compiler::from_graph(Graph::Decoder(Box::new(decoder)))
         .phase(Phase::Training)
         .goal(Goal::Optimizer(policy::adamw(recipe, Objective::Portool)));
@@ -92,7 +97,8 @@ pub fn train(
     recipe.seed = options.seed.unwrap_or(recipe.seed);
     let tp = options.tp.unwrap_or(recipe.parallelism.tp as u64);
     let task = MiniTask::new(recipe.task.clone());
-    let mut policy = CompiledPolicy::new(&recipe, source.as_ref(), task.vocabulary().len(), tp, options.fuse)?;
+    let mut policy =
+        CompiledPolicy::new(&recipe, source.as_ref(), task.vocabulary().len(), tp, options.fuse)?;
     let out = files::create_folder(&options.out)?;
     let state = if options.resume { checkpoint::load(&out, &recipe, &mut policy)? } else { State::default() };
     let metrics = out.join("metrics.jsonl");
@@ -108,7 +114,9 @@ pub fn train(
     let mut sink = |event: &Event, policy: &mut CompiledPolicy, state: &State| {
         let written = record(&mut log, &metrics, event).and_then(|()| match event {
             Event::Phase { .. } => checkpoint::save(&out, &recipe, policy, state),
-            Event::Evaluated(evaluation) if evaluation.temperature > 0.0 => checkpoint::save(&out, &recipe, policy, state),
+            Event::Evaluated(evaluation) if evaluation.temperature > 0.0 => {
+                checkpoint::save(&out, &recipe, policy, state)
+            }
             _ => Ok(()),
         });
         match written {

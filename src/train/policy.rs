@@ -7,7 +7,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use rand::Rng;
 use t3c_cpu::{Executable, State};
-use t3c_frontends::{DecoderConfig, Graph, ModelInfo, Objective as Loss, Parameter, Phase, json::Source, portool};
+use t3c_frontends::{
+    DecoderConfig, Graph, ModelInfo, Objective as Loss, Parameter, Phase, json::Source, portool,
+};
 use t3c_passes::optimizer::AdamW;
 use t3c_rl::{
     decode::{DecodeRows, DecodeShape, Decoder},
@@ -53,7 +55,8 @@ impl CompiledPolicy {
         let config = decoder_config(recipe, vocabulary);
         let shape = recipe.shapes().decode;
         let smallest = shape.rows.first().copied().unwrap_or(1);
-        let graph = portool::decode(config.clone(), NAME, (smallest as u64, shape.blocks as u64), tp, source)?;
+        let graph =
+            portool::decode(config.clone(), NAME, (smallest as u64, shape.blocks as u64), tp, source)?;
         let info = graph.info().clone();
         let executable = compile(Graph::Decoder(Box::new(graph)), Phase::Decode, Goal::Forward, fuse)?;
         let mut policy = Self {
@@ -162,9 +165,15 @@ impl CompiledPolicy {
         let key = (supervised, tokens, rows);
         if !self.training.contains_key(&key) {
             let size = (tokens as u64, rows as u64);
-            let graph = portool::training(self.config.clone(), NAME, &step(&self.recipe, objective, size, self.tp), None)?;
+            let graph = portool::training(
+                self.config.clone(),
+                NAME,
+                &step(&self.recipe, objective, size, self.tp),
+                None,
+            )?;
             let goal = Goal::Optimizer(adamw(&self.recipe, objective));
-            self.training.insert(key, compile(Graph::Decoder(Box::new(graph)), Phase::Training, goal, self.fuse)?);
+            self.training
+                .insert(key, compile(Graph::Decoder(Box::new(graph)), Phase::Training, goal, self.fuse)?);
         }
         Ok(())
     }
@@ -184,7 +193,9 @@ impl CompiledPolicy {
         }
         set(&mut self.state, "weight", &HostTensor::f32([m], &pack.weight))?;
         if objective == Objective::Portool {
-            for (name, values) in [("old_logp", &pack.old_logp), ("a_plus", &pack.a_plus), ("a_minus", &pack.a_minus)] {
+            for (name, values) in
+                [("old_logp", &pack.old_logp), ("a_plus", &pack.a_plus), ("a_minus", &pack.a_minus)]
+            {
                 set(&mut self.state, name, &HostTensor::f32([m], values))?;
             }
             if !batch.ref_logp.is_empty() {
@@ -250,7 +261,8 @@ impl Decoder for CompiledPolicy {
         if !self.decoding.contains_key(&count) {
             let size = (count as u64, self.shape.blocks as u64);
             let graph = portool::decode(self.config.clone(), NAME, size, self.tp, None)?;
-            let executable = compile(Graph::Decoder(Box::new(graph)), Phase::Decode, Goal::Forward, self.fuse)?;
+            let executable =
+                compile(Graph::Decoder(Box::new(graph)), Phase::Decode, Goal::Forward, self.fuse)?;
             self.decoding.insert(count, executable);
         }
         let (s, width) = (count as u64, rows.width as u64);
@@ -333,4 +345,3 @@ impl Policy for CompiledPolicy {
         floats(reference, "logp")
     }
 }
-

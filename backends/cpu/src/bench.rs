@@ -113,11 +113,7 @@ pub fn gemm(bench: &GemmBench, machine: &Machine) -> Result<Report, Error> {
         read_gb_s: read / 1e9,
         threads: most,
     };
-    Ok(Report {
-        schema: "t3c.bench/1",
-        machine,
-        rows,
-    })
+    Ok(Report { schema: "t3c.bench/1", machine, rows })
 }
 
 /// The best times of one product and the best peak beside it.
@@ -136,11 +132,7 @@ fn best_of(
     threads: usize,
 ) -> Best {
     const FEWEST_ROUNDS: usize = 5;
-    let mut best = Best {
-        whole: Duration::MAX,
-        packed: Duration::MAX,
-        peak: 0.0,
-    };
+    let mut best = Best { whole: Duration::MAX, packed: Duration::MAX, peak: 0.0 };
     let started = Instant::now();
     let mut rounds = 0;
     while rounds < FEWEST_ROUNDS || started.elapsed() < time {
@@ -160,14 +152,9 @@ fn best_of(
 /// Peak of all threads at once.
 fn peak_of(limits: &Limits, threads: usize) -> f64 {
     std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads)
-            .map(|_| scope.spawn(|| limits.peak_flops()))
-            .collect();
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| limits.peak_flops())).collect();
         let own = limits.peak_flops();
-        own + others
-            .into_iter()
-            .filter_map(|other| other.join().ok())
-            .sum::<f64>()
+        own + others.into_iter().filter_map(|other| other.join().ok()).sum::<f64>()
     })
 }
 
@@ -214,22 +201,12 @@ mod tests {
 
     #[test]
     fn a_report_has_a_row_a_shape_and_thread_count() {
-        let bench = GemmBench {
-            shapes: vec![(32, 48, 64)],
-            threads: 2,
-            time: Duration::from_millis(1),
-        };
+        let bench = GemmBench { shapes: vec![(32, 48, 64)], threads: 2, time: Duration::from_millis(1) };
         let report = gemm(&bench, &Machine::host().expect("host")).expect("report");
         let names: Vec<_> = report.rows.iter().map(|row| row.name.as_str()).collect();
-        let expected =
-            ["t1", "t1.packed", "t2", "t2.packed"].map(|t| format!("gemm.f32.32x48x64.{t}"));
+        let expected = ["t1", "t1.packed", "t2", "t2.packed"].map(|t| format!("gemm.f32.32x48x64.{t}"));
         assert_eq!(names, expected);
-        assert!(
-            report
-                .rows
-                .iter()
-                .all(|row| row.value > 0.0 && row.limit_ratio > 0.0)
-        );
+        assert!(report.rows.iter().all(|row| row.value > 0.0 && row.limit_ratio > 0.0));
         assert!(report.machine.fma_peak_gflops > 0.0 && report.machine.copy_gb_s > 0.0);
     }
 }

@@ -8,8 +8,7 @@ use std::collections::HashMap;
 
 use melior::ir::{BlockLike, Location, operation::OperationLike};
 use t3c_ir::{
-    Builder, Context, Generic, Module, Op,
-    attributes,
+    Builder, Context, Generic, Module, Op, attributes,
     function::{Function, functions},
     generic::Iterator,
     units::{Unit, UnitKind},
@@ -42,7 +41,11 @@ pub fn entry_symbol(kernel: &str) -> String {
 ///
 /// # Errors
 /// When a function holds what the pipeline cannot lower; the text names the operation.
-pub fn lower(context: &Context, kernels: &[Function<'_, '_>], jit: &mut JitBuilder) -> Result<Workspaces, Error> {
+pub fn lower(
+    context: &Context,
+    kernels: &[Function<'_, '_>],
+    jit: &mut JitBuilder,
+) -> Result<Workspaces, Error> {
     if kernels.is_empty() {
         return Ok(Workspaces::new());
     }
@@ -87,7 +90,9 @@ fn add_kernel(module: &Module<'_>, kernel: Function<'_, '_>) -> Result<(), Error
 /// Makes the innermost loop one along which most operands are contiguous. The order of each sum stays.
 fn reorder_loops(operation: Op<'_, '_>) -> Result<(), Error> {
     let mut generic = Generic::read(operation)?;
-    let Some(order) = memory_order(&generic.maps, &generic.iterators, &generic.extents) else { return Ok(()) };
+    let Some(order) = memory_order(&generic.maps, &generic.iterators, &generic.extents) else {
+        return Ok(());
+    };
     let renumbered = |old: usize| order.iter().position(|&other| other == old).unwrap_or(old);
     for map in &mut generic.maps {
         for index in map.iter_mut() {
@@ -119,7 +124,9 @@ fn memory_order(maps: &[Vec<usize>], iterators: &[Iterator], extents: &[u64]) ->
         .filter(|&index| extents[index] > 1)
         .max_by_key(|&index| (votes(index), index))?;
     let loops = iterators.len();
-    if best + 1 == loops || (iterators[best] == Iterator::Reduction && iterators[best + 1..].contains(&Iterator::Reduction)) {
+    if best + 1 == loops
+        || (iterators[best] == Iterator::Reduction && iterators[best + 1..].contains(&Iterator::Reduction))
+    {
         return None;
     }
     Some((0..loops).filter(|&index| index != best).chain([best]).collect())
@@ -201,7 +208,8 @@ fn plan_workspace(function: Function<'_, '_>) -> Result<usize, Error> {
     // The workspace is a parameter even where it is empty: every kernel is then called alike.
     let size = total.max(64);
     let parse = |text: &str| {
-        melior::ir::Type::parse(context, text).ok_or_else(|| t3c_ir::Error::Mlir(format!("cannot parse {text}")))
+        melior::ir::Type::parse(context, text)
+            .ok_or_else(|| t3c_ir::Error::Mlir(format!("cannot parse {text}")))
     };
     let workspace = block.add_argument(parse(&format!("memref<{size}xi8>"))?, function.0.location());
     for ((op, _), offset) in allocations.into_iter().zip(offsets) {
@@ -216,7 +224,13 @@ fn plan_workspace(function: Function<'_, '_>) -> Result<usize, Error> {
         )?;
         let allocated: t3c_ir::Val<'_, '_> = op.result(0).map_err(t3c_ir::Error::from)?.into();
         let offset = offset.result(0).map_err(t3c_ir::Error::from)?.into();
-        let view = b.op("memref.view", &[workspace, offset], &[melior::ir::ValueLike::r#type(&allocated)], &[], vec![])?;
+        let view = b.op(
+            "memref.view",
+            &[workspace, offset],
+            &[melior::ir::ValueLike::r#type(&allocated)],
+            &[],
+            vec![],
+        )?;
         t3c_ir::ffi::replace_all_uses(allocated, view.result(0).map_err(t3c_ir::Error::from)?.into());
         t3c_ir::ffi::erase(op);
     }
@@ -233,7 +247,8 @@ fn plan_workspace(function: Function<'_, '_>) -> Result<usize, Error> {
 fn buffer_bytes(allocation: Op<'_, '_>) -> Result<usize, Error> {
     let result: t3c_ir::Val<'_, '_> = allocation.result(0).map_err(t3c_ir::Error::from)?.into();
     let text = melior::ir::ValueLike::r#type(&result).to_string();
-    let inner = text.trim_start_matches("memref<").trim_end_matches('>').split(',').next().unwrap_or_default();
+    let inner =
+        text.trim_start_matches("memref<").trim_end_matches('>').split(',').next().unwrap_or_default();
     let mut parts: Vec<&str> = inner.split('x').collect();
     let element = match parts.pop() {
         Some("f32" | "i32") => 4,
@@ -278,7 +293,10 @@ fn with_packed_entries<'c>(context: &'c Context, module: &Module<'c>) -> Result<
     text.truncate(end);
     let body = walk::body(module.op()).map(walk::operations).unwrap_or_default();
     for function in body.into_iter().filter(|op| walk::is(*op, "llvm.func")) {
-        let (Some(name), Some(block)) = (attributes::string(function, "sym_name"), walk::body(function)) else { continue };
+        let (Some(name), Some(block)) = (attributes::string(function, "sym_name"), walk::body(function))
+        else {
+            continue;
+        };
         let count = block.argument_count();
         let loads: String = (0..count)
             .map(|index| {
@@ -306,7 +324,7 @@ mod tests {
 
     #[test]
     fn the_innermost_loop_is_contiguous() {
-        use Iterator::{Parallel, Reduction};
+        use t3c_ir::Iterator::{Parallel, Reduction};
         // dw[d] += dy[n, d] · x[n, d]: rows in order, columns innermost.
         let maps = [vec![1, 0], vec![1, 0], vec![0]];
         assert_eq!(memory_order(&maps, &[Parallel, Reduction], &[8, 100]), Some(vec![1, 0]));

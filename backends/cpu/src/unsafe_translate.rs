@@ -16,7 +16,9 @@ pub fn into_jit(module: &Module<'_>, jit: &mut JitBuilder) -> Result<(), Error> 
         );
         if translated.is_null() {
             let diagnostics = module.context().take_diagnostics();
-            let text = diagnostics.first().map_or_else(|| "translation to LLVM failed".to_owned(), ToString::to_string);
+            let text = diagnostics
+                .first()
+                .map_or_else(|| "translation to LLVM failed".to_owned(), ToString::to_string);
             return Err(t3c_ir::Error::Invalid(text).into());
         }
         jit.add_raw_module(translated.cast())?;

@@ -29,8 +29,10 @@ pub fn native_code(
     };
     let mut builder = JitBuilder::new(&machine)?;
     let symbols = prepare::kernel_symbols(schedule);
-    let kernels: Vec<_> =
-        functions(module.op()).into_iter().filter(|function| symbols.iter().any(|s| *s == function.name())).collect();
+    let kernels: Vec<_> = functions(module.op())
+        .into_iter()
+        .filter(|function| symbols.iter().any(|s| *s == function.name()))
+        .collect();
     lower(context, &kernels, &mut builder)?;
     prepare::emit_kernels(schedule, &mut builder)?;
     Ok(builder.emit_linked(form)?)

@@ -21,7 +21,7 @@ pub use state::{Split, State};
 
 use crate::{
     Error,
-    kernels::{Isa, JitBuilder, Jit, Kernels, Machine},
+    kernels::{Isa, Jit, JitBuilder, Kernels, Machine},
     lower::lower,
     unsafe_memory::Aligned,
 };
@@ -63,12 +63,15 @@ pub struct Executable {
     kernels: Kernels,
     arenas: Vec<Aligned>,
     scratch: Vec<Aligned>,
-    scratch_floats: usize,
+    stack_entries: usize,
 }
 
 impl std::fmt::Debug for Executable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Executable").field("arguments", &self.arguments).field("results", &self.results).finish()
+        f.debug_struct("Executable")
+            .field("arguments", &self.arguments)
+            .field("results", &self.results)
+            .finish()
     }
 }
 
@@ -77,7 +80,12 @@ impl Executable {
     ///
     /// # Errors
     /// When a step has no native code, or compiling fails; the text names the place in the model.
-    pub fn new(context: &Context, module: &Module<'_>, schedule: &Schedule, options: Options) -> Result<Self, Error> {
+    pub fn new(
+        context: &Context,
+        module: &Module<'_>,
+        schedule: &Schedule,
+        options: Options,
+    ) -> Result<Self, Error> {
         check_elements(schedule)?;
         let machine = match options.isa {
             Some(isa) => Machine::with_isa(isa)?,
@@ -86,25 +94,30 @@ impl Executable {
         let mut jit = JitBuilder::new(&machine)?;
         let symbols = prepare::kernel_symbols(schedule);
         let all = functions(module.op());
-        let kernels: Vec<_> =
-            symbols.iter().filter_map(|symbol| all.iter().copied().find(|function| function.name() == *symbol)).collect();
-        let scales: HashMap<String, f64> = all
+        let kernels: Vec<_> = symbols
             .iter()
-            .filter_map(|function| Some((function.name(), unit_of(*function)?.scale?)))
+            .filter_map(|symbol| all.iter().copied().find(|function| function.name() == *symbol))
             .collect();
+        let scales: HashMap<String, f64> =
+            all.iter().filter_map(|function| Some((function.name(), unit_of(*function)?.scale?))).collect();
         let workspaces = lower(context, &kernels, &mut jit)?;
         prepare::emit_kernels(schedule, &mut jit)?;
         let code: Arc<Jit> = Arc::new(jit.finish()?);
         let kernels = Kernels::from_code(&machine, &prepare::head_dims(schedule), Arc::clone(&code))?;
-        let preparation =
-            Preparation { schedule, machine: &machine, workspaces: &workspaces, code: &code, scales: &scales };
+        let preparation = Preparation {
+            schedule,
+            machine: &machine,
+            workspaces: &workspaces,
+            code: &code,
+            scales: &scales,
+        };
         let prepared = preparation.all()?;
         let plan = Plan::new(schedule)?;
         let runtime_options =
             t3c_runtime::Options { timeout: options.timeout, trace: options.trace, delays: options.delays };
         let devices = schedule.grid.devices();
         let scratch_floats = prepare::scratch_floats(&prepared);
-        let scratch_bytes = scratch_floats.next_multiple_of(16) * 4 + prepare::stack_entries(&prepared) * 4;
+        let stack_entries = prepare::stack_entries(&prepared);
         let entry = &schedule.programs[schedule.entry];
         let function = t3c_ir::function::entry(module.op())?;
         let (argument_ports, result_ports) = (function.argument_ports()?, function.result_ports()?);
@@ -122,8 +135,8 @@ impl Executable {
                 .collect(),
             grid: schedule.grid.clone(),
             arenas: (0..devices).map(|_| Aligned::zeroed(plan.arena)).collect(),
-            scratch: (0..devices).map(|_| Aligned::zeroed(scratch_bytes)).collect(),
-            scratch_floats,
+            scratch: (0..devices).map(|_| Aligned::zeroed(scratch_floats * 4)).collect(),
+            stack_entries,
             plan,
             prepared,
             kernels,
@@ -171,7 +184,8 @@ impl Executable {
     /// When an argument is missing or of another type, an index is out of range, or a worker fails.
     pub fn run(&mut self, state: &mut State) -> Result<(), Error> {
         for port in &self.arguments {
-            let entry = state.entries.get(&port.name).ok_or_else(|| state::input(&port.name, "is missing".into()))?;
+            let entry =
+                state.entries.get(&port.name).ok_or_else(|| state::input(&port.name, "is missing".into()))?;
             if entry.whole != port.r#type || entry.split != port.split {
                 let problem = format!("is a {}, expected {}", entry.whole, port.r#type);
                 return Err(state::input(&port.name, problem));
@@ -236,7 +250,11 @@ fn whole_ports(ports: &[t3c_ir::function::Port], prefix: &str, grid: &Grid) -> R
 
 /// A partitioned port with its whole type.
 fn whole_port(port: &t3c_ir::function::Port, grid: &Grid) -> Result<Port, Error> {
-    let text = port.attributes.iter().find(|(name, _)| name == t3c_ir::function::SPLIT).map(|(_, text)| text.as_str());
+    let text = port
+        .attributes
+        .iter()
+        .find(|(name, _)| name == t3c_ir::function::SPLIT)
+        .map(|(_, text)| text.as_str());
     let mut split: Split = text
         .unwrap_or_default()
         .trim_start_matches("array<i64")
@@ -252,7 +270,10 @@ fn whole_port(port: &t3c_ir::function::Port, grid: &Grid) -> Result<Port, Error>
         if let Some(axis) = axis {
             let size = grid.axes.get(*axis).map_or(0, |axis| axis.size);
             if size == 0 {
-                return Err(state::input(&port.name, format!("is divided along axis {axis}, which the grid lacks")));
+                return Err(state::input(
+                    &port.name,
+                    format!("is divided along axis {axis}, which the grid lacks"),
+                ));
             }
             *extent *= u64::from(size);
         }

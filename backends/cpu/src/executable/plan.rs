@@ -77,15 +77,20 @@ impl Plan {
     /// # Errors
     /// When a program calls itself.
     pub fn new(schedule: &Schedule) -> Result<Self, Error> {
-        let mut expansion = Expansion { schedule, values: Vec::new(), alias: Vec::new(), instances: Vec::new() };
+        let mut expansion = Expansion { schedule, values: Vec::new(), instances: Vec::new() };
         let entry = &schedule.programs[schedule.entry];
         let mut bound = vec![None; entry.buffers.len()];
         for &argument in &entry.arguments {
             bound[argument] = Some(expansion.value(schedule.entry, argument));
         }
-        let arguments: Vec<ValueId> = entry.arguments.iter().filter_map(|&argument| bound[argument]).collect();
-        let results: Vec<ValueId> =
-            entry.results.iter().map(|&result| expansion.value(schedule.entry, result)).collect();
+        let arguments: Vec<ValueId> =
+            entry.arguments.iter().filter_map(|&argument| bound[argument]).collect();
+        // A result that is an argument (a cache, written in place) stays where it is.
+        let results: Vec<ValueId> = entry
+            .results
+            .iter()
+            .map(|&result| bound[result].unwrap_or_else(|| expansion.value(schedule.entry, result)))
+            .collect();
         expansion.program(schedule.entry, bound, &results, 0)?;
         Ok(expansion.finish(arguments, results))
     }
@@ -97,8 +102,6 @@ const DEEPEST_CALL: usize = 64;
 struct Expansion<'s> {
     schedule: &'s Schedule,
     values: Vec<(Element, Vec<u64>)>,
-    /// A value that lives where another does.
-    alias: Vec<Option<ValueId>>,
     instances: Vec<Instance>,
 }
 
@@ -106,7 +109,6 @@ impl Expansion<'_> {
     fn value(&mut self, program: usize, buffer: BufferId) -> ValueId {
         let buffer = &self.schedule.programs[program].buffers[buffer];
         self.values.push((buffer.element, buffer.shape.clone()));
-        self.alias.push(None);
         self.values.len() - 1
     }
 
@@ -137,9 +139,9 @@ impl Expansion<'_> {
                 None => bound[buffer] = Some(result),
             }
         }
-        for buffer in 0..body.buffers.len() {
-            if bound[buffer].is_none() {
-                bound[buffer] = Some(self.value(program, buffer));
+        for (buffer, place) in bound.iter_mut().enumerate() {
+            if place.is_none() {
+                *place = Some(self.value(program, buffer));
             }
         }
         let bound: Vec<ValueId> = bound.into_iter().flatten().collect();
@@ -164,46 +166,13 @@ impl Expansion<'_> {
         }
         let (reads, writes) = operands(step);
         let (reads, writes) = (map(&reads), map(&writes));
-        if is_unit(step, UnitKind::AttentionPaged) {
-            // The caches are written where they are: results 1 and 2 are arguments 3 and 4.
-            for (write, read) in [(1, 3), (2, 4)] {
-                if let (Some(&write), Some(&read)) = (writes.get(write), reads.get(read)) {
-                    self.same(write, read);
-                }
-            }
-        }
         // A copy needs no code.
         let is_copy = matches!(&step.kind, StepKind::Compute(Compute { work: Work::Copy, kernel: None, .. }));
         self.instances.push(Instance { program, step: (!is_copy).then_some(step.id), reads, writes });
         Ok(())
     }
 
-    /// Makes `value` another name of `home`, unless both have one home already: a cycle would never resolve.
-    fn same(&mut self, value: ValueId, home: ValueId) {
-        let (value, home) = (self.resolve(value), self.resolve(home));
-        if value != home {
-            self.alias[value] = Some(home);
-        }
-    }
-
-    fn resolve(&self, mut value: ValueId) -> ValueId {
-        while let Some(other) = self.alias[value] {
-            value = other;
-        }
-        value
-    }
-
-    fn finish(mut self, arguments: Vec<ValueId>, results: Vec<ValueId>) -> Plan {
-        for instance in &mut self.instances {
-            for value in instance.reads.iter_mut().chain(&mut instance.writes) {
-                let mut resolved = *value;
-                while let Some(other) = self.alias[resolved] {
-                    resolved = other;
-                }
-                *value = resolved;
-            }
-        }
-        let results: Vec<ValueId> = results.into_iter().map(|result| self.resolve(result)).collect();
+    fn finish(self, arguments: Vec<ValueId>, results: Vec<ValueId>) -> Plan {
         let mut homes: Vec<Option<Home>> = vec![None; self.values.len()];
         for (index, &argument) in arguments.iter().enumerate() {
             homes[argument] = Some(Home::Argument(index));
@@ -212,8 +181,9 @@ impl Expansion<'_> {
             homes[result].get_or_insert(Home::Result(index));
         }
         let requests = self.lifetimes();
-        let temporaries: Vec<ValueId> =
-            (0..self.values.len()).filter(|&value| homes[value].is_none() && requests[value].is_some()).collect();
+        let temporaries: Vec<ValueId> = (0..self.values.len())
+            .filter(|&value| homes[value].is_none() && requests[value].is_some())
+            .collect();
         let wanted: Vec<Request> = temporaries.iter().filter_map(|&value| requests[value]).collect();
         let (offsets, arena) = arena::place(&wanted);
         for (&value, offset) in temporaries.iter().zip(offsets) {

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use t3c_ir::units::UnitKind;
 use t3c_schedule::{
-    Collective, CollectiveKind, Compute, Contraction, Fused, Program, Reduction, Schedule, Step, StepKind, Work,
+    Collective, CollectiveKind, Compute, Contraction, Fused, Program, Reduction, Schedule, Step, StepKind,
+    Work,
 };
 
 use super::plan::is_unit;
@@ -18,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum Prepared {
     /// A matrix product.
-    Gemm(Gemm),
+    Gemm(Box<Gemm>),
     /// A compiled function of the module: address of its packed entry, bytes of workspace.
     Kernel {
         /// The packed entry.
@@ -103,7 +104,10 @@ impl Preparation<'_> {
                         | CollectiveKind::AllSlice
                 );
                 if !supported {
-                    return Err(unsupported("an all-to-all", "all-reduce, reduce-scatter, all-gather or slice"));
+                    return Err(unsupported(
+                        "an all-to-all",
+                        "all-reduce, reduce-scatter, all-gather or slice",
+                    ));
                 }
                 let whole = match collective.kind {
                     CollectiveKind::AllGather => collective.output,
@@ -112,21 +116,29 @@ impl Preparation<'_> {
                 Prepared::Collective(collective.clone(), program.buffers[whole].shape.clone())
             }
             StepKind::Call { .. } => return Ok(None),
-            StepKind::Consume(_) => return Err(unsupported("a consumed gather", "a gather before its readers")),
+            StepKind::Consume(_) => {
+                return Err(unsupported("a consumed gather", "a gather before its readers"));
+            }
             StepKind::Transfer { .. } => return Err(unsupported("a point-to-point transfer", "collectives")),
         }))
     }
 
     fn compute(&self, program: &Program, step: &Step, compute: &Compute) -> Result<Prepared, Error> {
         if let Work::Contraction(contraction) = &compute.work {
-            return Ok(Prepared::Gemm(self.gemm(step, contraction)?));
+            return Ok(Prepared::Gemm(Box::new(self.gemm(step, contraction)?)));
         }
         let shape = |operand: usize| program.buffers[compute.reads[operand]].shape.as_slice();
         if is_unit(step, UnitKind::Attention) {
-            return Ok(Prepared::Attention { shape: attention_shape(step, shape(0))?, scale: self.scale(compute) });
+            return Ok(Prepared::Attention {
+                shape: attention_shape(step, shape(0))?,
+                scale: self.scale(compute),
+            });
         }
         if is_unit(step, UnitKind::AttentionGrad) {
-            return Ok(Prepared::AttentionGrad { shape: attention_shape(step, shape(0))?, scale: self.scale(compute) });
+            return Ok(Prepared::AttentionGrad {
+                shape: attention_shape(step, shape(0))?,
+                scale: self.scale(compute),
+            });
         }
         if is_unit(step, UnitKind::AttentionPaged) {
             let cache = CacheShape { blocks: shape(3)[0] as usize, table_width: shape(5)[1] as usize };
@@ -169,7 +181,9 @@ impl Preparation<'_> {
             what,
             expected: "a sum of matrix products, chunked along a row or column dimension".into(),
         };
-        if fused.collective.kind != CollectiveKind::ReduceScatter || fused.collective.reduction != Reduction::Sum {
+        if fused.collective.kind != CollectiveKind::ReduceScatter
+            || fused.collective.reduction != Reduction::Sum
+        {
             return Err(unsupported(format!("a fused {:?}", fused.collective.kind)));
         }
         let mut plan = FusedPlan { products: Vec::new(), by_rows: Vec::new(), scale: Vec::new() };
@@ -178,8 +192,10 @@ impl Preparation<'_> {
                 return Err(unsupported("a fused producer that is no matrix product".into()));
             };
             let gemm = self.gemm(step, contraction)?;
-            let (by_rows, scale) = chunk_axis(contraction, gemm.swapped, fused.dimension)
-                .ok_or_else(|| unsupported(format!("a product chunked along dimension {}", fused.dimension)))?;
+            let (by_rows, scale) =
+                chunk_axis(contraction, gemm.swapped, fused.dimension).ok_or_else(|| {
+                    unsupported(format!("a product chunked along dimension {}", fused.dimension))
+                })?;
             plan.by_rows.push(by_rows);
             plan.scale.push(scale);
             plan.products.push(gemm);
@@ -221,7 +237,8 @@ fn strides(extents: &[u64], map: &[usize]) -> HashMap<usize, isize> {
 fn kernel_dims(contraction: &Contraction) -> Option<(kernels::Contraction, bool)> {
     let last = contraction.c.last();
     let swapped = last.is_some_and(|last| contraction.a.contains(last) && !contraction.b.contains(last));
-    let (first, second) = if swapped { (&contraction.b, &contraction.a) } else { (&contraction.a, &contraction.b) };
+    let (first, second) =
+        if swapped { (&contraction.b, &contraction.a) } else { (&contraction.a, &contraction.b) };
     let [a, b, c] = [first, second, &contraction.c].map(|map| strides(&contraction.extents, map));
     let dim = |index: usize| Dim {
         extent: contraction.extents[index] as usize,
@@ -250,14 +267,21 @@ fn kernel_dims(contraction: &Contraction) -> Option<(kernels::Contraction, bool)
 /// Whether chunks along dimension `dimension` of the result are ranges of the kernel's rows (or columns), and
 /// how many of those one index stands for. `None` where the result is not rows then columns.
 fn chunk_axis(contraction: &Contraction, swapped: bool, dimension: usize) -> Option<(bool, usize)> {
-    let (first, second) = if swapped { (&contraction.b, &contraction.a) } else { (&contraction.a, &contraction.b) };
+    let (first, second) =
+        if swapped { (&contraction.b, &contraction.a) } else { (&contraction.a, &contraction.b) };
     let rows: Vec<usize> = contraction.c.iter().copied().filter(|index| first.contains(index)).collect();
     let cols: Vec<usize> = contraction.c.iter().copied().filter(|index| second.contains(index)).collect();
     let is_matrix = rows.iter().chain(&cols).eq(&contraction.c);
     let index = *contraction.c.get(dimension)?;
     let group = if rows.contains(&index) { &rows } else { &cols };
-    let outermost = group.first() == Some(&index) || group.iter().take_while(|&&other| other != index).all(|&other| contraction.extents[other] == 1);
-    let inner: u64 = group.iter().skip_while(|&&other| other != index).skip(1).map(|&other| contraction.extents[other]).product();
+    let outermost = group.first() == Some(&index)
+        || group.iter().take_while(|&&other| other != index).all(|&other| contraction.extents[other] == 1);
+    let inner: u64 = group
+        .iter()
+        .skip_while(|&&other| other != index)
+        .skip(1)
+        .map(|&other| contraction.extents[other])
+        .product();
     (is_matrix && outermost).then_some((rows.contains(&index), inner as usize))
 }
 
@@ -304,7 +328,8 @@ pub(crate) fn scratch_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
         .map(|step| match step {
             Prepared::Gemm(gemm) => gemm.plan.workspace_len(),
             Prepared::Fused(fused) => {
-                let block: usize = fused.products.iter().map(|gemm| gemm.plan.rows() * gemm.plan.cols()).max().unwrap_or(0);
+                let block: usize =
+                    fused.products.iter().map(|gemm| gemm.plan.rows() * gemm.plan.cols()).max().unwrap_or(0);
                 let work = fused.products.iter().map(|gemm| gemm.plan.workspace_len()).max().unwrap_or(0);
                 // Several products: each block of the later ones is computed aside and added.
                 work.next_multiple_of(16) + if fused.products.len() > 1 { block } else { 0 }
@@ -359,7 +384,10 @@ mod tests {
         let (dims, swapped) =
             kernel_dims(&contraction(&[7, 6, 2, 4], &[0, 2, 3], &[1, 2, 3], &[0, 1])).unwrap();
         assert!(!swapped);
-        assert_eq!(dims.k.iter().map(|dim| (dim.extent, dim.a, dim.b)).collect::<Vec<_>>(), [(2, 4, 4), (4, 1, 1)]);
+        assert_eq!(
+            dims.k.iter().map(|dim| (dim.extent, dim.a, dim.b)).collect::<Vec<_>>(),
+            [(2, 4, 4), (4, 1, 1)]
+        );
     }
 
     #[test]

@@ -45,11 +45,20 @@ impl State {
     ///
     /// # Errors
     /// When the bytes do not fit the type, or the devices do not divide it.
-    pub fn set(&mut self, name: &str, r#type: &TensorType, split: &[Option<usize>], bytes: &[u8]) -> Result<(), Error> {
+    pub fn set(
+        &mut self,
+        name: &str,
+        r#type: &TensorType,
+        split: &[Option<usize>],
+        bytes: &[u8],
+    ) -> Result<(), Error> {
         let size = r#type.element.bytes() as usize;
         let expected = r#type.elements() as usize * size;
         if bytes.len() != expected {
-            return Err(input(name, format!("has {} bytes, a {type} has {expected}", bytes.len(), r#type = r#type)));
+            return Err(input(
+                name,
+                format!("has {} bytes, a {type} has {expected}", bytes.len(), r#type = r#type),
+            ));
         }
         let devices = self.grid.devices();
         // Same shape and split: overwrite in place, so that addresses stay.
@@ -58,7 +67,8 @@ impl State {
             let local = local_shape(name, &r#type.shape, split, &self.grid)?;
             let part = local.iter().product::<u64>() as usize * size;
             let parts = (0..devices).map(|_| Aligned::zeroed(part)).collect();
-            self.entries.insert(name.to_owned(), Entry { whole: r#type.clone(), split: split.to_vec(), parts });
+            self.entries
+                .insert(name.to_owned(), Entry { whole: r#type.clone(), split: split.to_vec(), parts });
         }
         let grid = self.grid.clone();
         if let Some(entry) = self.entries.get_mut(name) {
@@ -80,9 +90,16 @@ impl State {
         let size = entry.whole.element.bytes() as usize;
         let mut bytes = vec![0; entry.whole.elements() as usize * size];
         for (device, part) in entry.parts.iter().enumerate() {
-            copy_part(&self.grid, device as u32, &entry.split, &entry.whole.shape, size, |whole, local, length| {
-                bytes[whole..whole + length].copy_from_slice(&part.bytes()[local..local + length]);
-            });
+            copy_part(
+                &self.grid,
+                device as u32,
+                &entry.split,
+                &entry.whole.shape,
+                size,
+                |whole, local, length| {
+                    bytes[whole..whole + length].copy_from_slice(&part.bytes()[local..local + length]);
+                },
+            );
         }
         Ok((entry.whole.clone(), bytes))
     }
@@ -156,11 +173,16 @@ fn copy_part(
     let coordinates = grid.coordinates(device);
     let range = |dimension: usize| match split.get(dimension).copied().flatten() {
         None => 0..shape[dimension],
-        Some(axis) => t3c_schedule::chunks::chunk_range(shape[dimension], grid.axes[axis].size, coordinates[axis]),
+        Some(axis) => {
+            t3c_schedule::chunks::chunk_range(shape[dimension], grid.axes[axis].size, coordinates[axis])
+        }
     };
     let ranges: Vec<_> = (0..shape.len()).map(range).collect();
     // Trailing dimensions that are whole form one run with the last divided one.
-    let last = (0..shape.len()).rev().find(|&dimension| split.get(dimension).copied().flatten().is_some()).unwrap_or(0);
+    let last = (0..shape.len())
+        .rev()
+        .find(|&dimension| split.get(dimension).copied().flatten().is_some())
+        .unwrap_or(0);
     let inner: u64 = shape.iter().skip(last + 1).product();
     let (run, outer) = match ranges.get(last) {
         Some(range) => ((range.end - range.start) * inner, &ranges[..last]),
@@ -187,8 +209,14 @@ mod tests {
 
     #[test]
     fn parts_put_together_are_the_whole() {
-        let grid = Grid { axes: vec![Axis { name: "tp".into(), size: 3 }, Axis { name: "dp".into(), size: 2 }] };
-        for split in [vec![None, None, None], vec![None, Some(0), None], vec![Some(1), None, Some(0)], vec![Some(1), Some(0), None]] {
+        let grid =
+            Grid { axes: vec![Axis { name: "tp".into(), size: 3 }, Axis { name: "dp".into(), size: 2 }] };
+        for split in [
+            vec![None, None, None],
+            vec![None, Some(0), None],
+            vec![Some(1), None, Some(0)],
+            vec![Some(1), Some(0), None],
+        ] {
             let mut state = State::new(&grid);
             let whole = TensorType::new([4, 6, 9], Element::F32);
             let bytes: Vec<u8> = (0..4 * 6 * 9u32).flat_map(u32::to_le_bytes).collect();

@@ -1,6 +1,6 @@
 //! Running the plan: the one module that turns places into pointers and calls generated code.
 
-use std::ops::Range;
+use std::{cell::RefCell, ops::Range};
 
 use t3c_runtime::{DeviceContext, StepKey, layout::Cut};
 use t3c_schedule::{Collective, CollectiveKind};
@@ -12,8 +12,10 @@ use super::{
 };
 use crate::{
     Error,
-    kernels::{AttentionGradients, AttentionInputs, AttentionShape, Cache, CacheShape, Epilogue, Output, PackedTree,
-        Pages, Part, Region, Task},
+    kernels::{
+        AttentionGradients, AttentionInputs, AttentionShape, Cache, CacheShape, Epilogue, Output, PackedTree,
+        Pages, Part, Region, Task,
+    },
 };
 
 /// A device's memory during one run.
@@ -22,8 +24,6 @@ struct Memory {
     arguments: Vec<*mut u8>,
     results: Vec<*mut u8>,
     scratch: *mut f32,
-    stack: *mut i32,
-    stack_entries: usize,
 }
 
 // SAFETY: each device's memory is used by that device's worker alone; what devices share goes through the
@@ -35,23 +35,24 @@ impl Executable {
     pub(super) fn execute(&self, state: &mut State) -> Result<(), Error> {
         let memories: Vec<Memory> = (0..self.arenas.len()).map(|device| self.memory(state, device)).collect();
         self.runtime.run(|device: &DeviceContext<'_>| {
-            let worker = Worker { executable: self, memory: &memories[device.device() as usize], device };
+            let memory = &memories[device.device() as usize];
+            let stack = RefCell::new(vec![0; self.stack_entries]);
+            let worker = Worker { executable: self, memory, device, stack };
             self.plan.instances.iter().try_for_each(|instance| worker.run(instance))
         })?;
         Ok(())
     }
 
     fn memory(&self, state: &State, device: usize) -> Memory {
-        let start = |name: &str| state.entries.get(name).map_or(std::ptr::null_mut(), |entry| entry.parts[device].start());
+        let start = |name: &str| {
+            state.entries.get(name).map_or(std::ptr::null_mut(), |entry| entry.parts[device].start())
+        };
         let scratch = &self.scratch[device];
-        let floats = self.scratch_floats.next_multiple_of(16);
         Memory {
             arena: self.arenas[device].start(),
             arguments: self.arguments.iter().map(|port| start(&port.name)).collect(),
             results: self.results.iter().map(|port| start(&super::pending(&port.name))).collect(),
             scratch: scratch.start().cast(),
-            stack: scratch.start().wrapping_add(floats * 4).cast(),
-            stack_entries: scratch.bytes().len() / 4 - floats,
         }
     }
 }
@@ -61,6 +62,8 @@ struct Worker<'a> {
     executable: &'a Executable,
     memory: &'a Memory,
     device: &'a DeviceContext<'a>,
+    /// Ancestors of the token at hand.
+    stack: RefCell<Vec<i32>>,
 }
 
 impl Worker<'_> {
@@ -108,9 +111,7 @@ impl Worker<'_> {
                 self.kernel(*address, instance);
                 Ok(())
             }
-            Some(Prepared::Attention { shape, scale }) => {
-                self.attention(shape, *scale, instance, &location)
-            }
+            Some(Prepared::Attention { shape, scale }) => self.attention(shape, *scale, instance, &location),
             Some(Prepared::AttentionGrad { shape, scale }) => {
                 self.attention_grad(shape, *scale, instance, &location)
             }
@@ -122,14 +123,24 @@ impl Worker<'_> {
         }
     }
 
-    fn check(&self, check: &IndexCheck, instance: &Instance, location: &dyn Fn() -> String) -> Result<(), Error> {
+    fn check(
+        &self,
+        check: &IndexCheck,
+        instance: &Instance,
+        location: &dyn Fn() -> String,
+    ) -> Result<(), Error> {
         let indices = self.ints(instance.reads[check.operand]);
-        let wrong = indices.iter().position(|&index| usize::try_from(index).map_or(true, |index| index >= check.rows));
+        let wrong = indices
+            .iter()
+            .position(|&index| usize::try_from(index).map_or(true, |index| index >= check.rows));
         match wrong {
             None => Ok(()),
-            Some(position) => {
-                Err(Error::Index { location: location(), index: indices[position], position, rows: check.rows })
-            }
+            Some(position) => Err(Error::Index {
+                location: location(),
+                index: indices[position],
+                position,
+                rows: check.rows,
+            }),
         }
     }
 
@@ -165,11 +176,6 @@ impl Worker<'_> {
         AttentionInputs { q, k, v }
     }
 
-    fn stack(&self) -> &mut [i32] {
-        // SAFETY: the stack is this worker's own, and one attention runs at a time.
-        unsafe { std::slice::from_raw_parts_mut(self.memory.stack, self.memory.stack_entries) }
-    }
-
     fn attention(
         &self,
         shape: &AttentionShape,
@@ -182,7 +188,7 @@ impl Worker<'_> {
         let part = Part { heads: 0..shape.kv_heads, tokens: 0..shape.tokens };
         let (inputs, out) = (self.inputs(instance), self.floats(instance.writes[0]));
         // SAFETY: all places hold tensors of this shape, and the tree passed its check.
-        unsafe { kernels.forward(&tree, inputs, out, &part, self.stack()) };
+        unsafe { kernels.forward(&tree, inputs, out, &part, &mut self.stack.borrow_mut()) };
         Ok(())
     }
 
@@ -199,7 +205,16 @@ impl Worker<'_> {
         let gradients = AttentionGradients { dout: self.floats(instance.reads[4]), dq, dk, dv };
         let (inputs, heads) = (self.inputs(instance), 0..shape.kv_heads);
         // SAFETY: as above; the scratch holds `backward_scratch_len` floats.
-        unsafe { kernels.backward(&tree, inputs, gradients, heads, self.stack(), self.memory.scratch) };
+        unsafe {
+            kernels.backward(
+                &tree,
+                inputs,
+                gradients,
+                heads,
+                &mut self.stack.borrow_mut(),
+                self.memory.scratch,
+            )
+        };
         Ok(())
     }
 
@@ -237,7 +252,7 @@ impl Worker<'_> {
         // SAFETY: the tables passed the check, and the caches are written by this worker alone.
         unsafe {
             kernels.write_cache(&pages, inputs, cache, 0..shape.tokens);
-            kernels.attend_paged(&pages, inputs.q, cache, out, &part, self.stack());
+            kernels.attend_paged(&pages, inputs.q, cache, out, &part, &mut self.stack.borrow_mut());
         }
         Ok(())
     }
@@ -261,7 +276,13 @@ impl Worker<'_> {
 
     /// One block of the contribution: the first product stores it, later ones are computed aside and added, with
     /// the rounding of separate products.
-    fn block(&self, fused: &FusedPlan, instance: &Instance, target: &t3c_runtime::BlockTarget, range: &Range<usize>) {
+    fn block(
+        &self,
+        fused: &FusedPlan,
+        instance: &Instance,
+        target: &t3c_runtime::BlockTarget,
+        range: &Range<usize>,
+    ) {
         for (index, gemm) in fused.products.iter().enumerate() {
             let reads = &instance.reads[2 * index..2 * index + 2];
             let mut region = gemm.plan.whole();
@@ -276,7 +297,12 @@ impl Worker<'_> {
             }
             let (rows, cols) = (region.rows.len(), region.cols.len());
             if index == 0 {
-                self.gemm(gemm, reads, Output::Dense { base: target.start, row_stride, batch_stride: 0 }, &region);
+                self.gemm(
+                    gemm,
+                    reads,
+                    Output::Dense { base: target.start, row_stride, batch_stride: 0 },
+                    &region,
+                );
                 continue;
             }
             let aside = self.memory.scratch.wrapping_add(gemm_workspace(fused));

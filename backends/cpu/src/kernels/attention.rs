@@ -43,10 +43,7 @@ impl AttentionShape {
     pub fn check_tree(&self, subtree_end: &[i32]) -> Result<(), TreeError> {
         let tokens = self.tokens;
         if subtree_end.len() != tokens || i32::try_from(tokens).is_err() {
-            return Err(TreeError::Length {
-                tokens,
-                entries: subtree_end.len(),
-            });
+            return Err(TreeError::Length { tokens, entries: subtree_end.len() });
         }
         let mut enclosing = vec![tokens];
         for (token, &end) in subtree_end.iter().enumerate() {
@@ -54,9 +51,7 @@ impl AttentionShape {
                 enclosing.pop();
             }
             let most = enclosing.last().copied().unwrap_or(tokens);
-            let fits = usize::try_from(end)
-                .ok()
-                .filter(|&end| token < end && end <= most);
+            let fits = usize::try_from(end).ok().filter(|&end| token < end && end <= most);
             let Some(fits) = fits else {
                 return Err(TreeError::Subtree { token, end, most });
             };
@@ -117,11 +112,7 @@ impl CacheShape {
     ) -> Result<(), CacheError> {
         let (rows, width) = (shape.tokens, self.table_width);
         if position.len() != rows || Some(block_table.len()) != rows.checked_mul(width) {
-            return Err(CacheError::Length {
-                rows,
-                table: block_table.len(),
-                positions: position.len(),
-            });
+            return Err(CacheError::Length { rows, table: block_table.len(), positions: position.len() });
         }
         if self.blocks > i32::MAX as usize / CACHE_BLOCK {
             return Err(CacheError::TooManyBlocks(self.blocks));
@@ -129,20 +120,12 @@ impl CacheShape {
         for (row, &at) in position.iter().enumerate() {
             let used = usize::try_from(at).ok().map(|at| at / CACHE_BLOCK + 1);
             let Some(used) = used.filter(|&used| used <= width) else {
-                return Err(CacheError::Position {
-                    row,
-                    position: at,
-                    most: width * CACHE_BLOCK,
-                });
+                return Err(CacheError::Position { row, position: at, most: width * CACHE_BLOCK });
             };
             let listed = &block_table[row * width..row * width + used];
             let exists = |block: i32| usize::try_from(block).is_ok_and(|block| block < self.blocks);
             if let Some(&block) = listed.iter().find(|&&block| !exists(block)) {
-                return Err(CacheError::Block {
-                    row,
-                    block,
-                    blocks: self.blocks,
-                });
+                return Err(CacheError::Block { row, block, blocks: self.blocks });
             }
         }
         Ok(())
@@ -153,9 +136,7 @@ impl CacheShape {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CacheError {
     /// The arrays do not have the lengths of the shape.
-    #[error(
-        "{rows} rows need as many positions and lists of blocks, got {positions} and {table} entries"
-    )]
+    #[error("{rows} rows need as many positions and lists of blocks, got {positions} and {table} entries")]
     Length {
         /// Rows of the step.
         rows: usize,
@@ -202,12 +183,7 @@ pub struct Ancestors<'a> {
 impl<'a> Ancestors<'a> {
     /// Starts before the first token. `stack` has room for a token each.
     pub fn new(subtree_end: &'a [i32], stack: &'a mut [i32]) -> Self {
-        Ancestors {
-            subtree_end,
-            stack,
-            depth: 0,
-            next: 0,
-        }
+        Ancestors { subtree_end, stack, depth: 0, next: 0 }
     }
 
     /// The rows that the next token sees, itself last; `None` after the last token, or where the
@@ -228,11 +204,7 @@ impl<'a> Ancestors<'a> {
 
 /// Whether the kernels take heads of `dim` floats.
 pub(super) fn check_head_dim(dim: usize) -> Result<(), Error> {
-    if (1..=MAX_HEAD_DIM).contains(&dim) {
-        Ok(())
-    } else {
-        Err(Error::HeadDim(dim))
-    }
+    if (1..=MAX_HEAD_DIM).contains(&dim) { Ok(()) } else { Err(Error::HeadDim(dim)) }
 }
 
 #[cfg(test)]
@@ -246,15 +218,7 @@ mod tests {
         let subtree_end = [5, 5, 3, 5, 5, 7, 7];
         let mut stack = [0; 7];
         let mut ancestors = Ancestors::new(&subtree_end, &mut stack);
-        let expected: [&[i32]; 7] = [
-            &[0],
-            &[0, 1],
-            &[0, 1, 2],
-            &[0, 1, 3],
-            &[0, 1, 3, 4],
-            &[5],
-            &[5, 6],
-        ];
+        let expected: [&[i32]; 7] = [&[0], &[0, 1], &[0, 1, 2], &[0, 1, 3], &[0, 1, 3, 4], &[5], &[5, 6]];
         for rows in expected {
             assert_eq!(ancestors.advance(), Some(rows));
         }
@@ -264,29 +228,13 @@ mod tests {
     #[test]
     fn what_is_no_tree_is_refused() {
         let check = |subtree_end: &[i32], tokens| {
-            AttentionShape {
-                tokens,
-                kv_heads: 1,
-                group: 1,
-                head_dim: 4,
-            }
-            .check_tree(subtree_end)
+            AttentionShape { tokens, kv_heads: 1, group: 1, head_dim: 4 }.check_tree(subtree_end)
         };
         assert_eq!(check(&[5, 5, 3, 5, 5, 7, 7], 7), Ok(()));
         assert_eq!(check(&[], 0), Ok(()));
-        assert_eq!(
-            check(&[1], 2),
-            Err(TreeError::Length {
-                tokens: 2,
-                entries: 1
-            })
-        );
+        assert_eq!(check(&[1], 2), Err(TreeError::Length { tokens: 2, entries: 1 }));
         let subtree = |token, end, most| Err(TreeError::Subtree { token, end, most });
-        assert_eq!(
-            check(&[2, 3, 3], 3),
-            subtree(1, 3, 2),
-            "crosses the subtree around it"
-        );
+        assert_eq!(check(&[2, 3, 3], 3), subtree(1, 3, 2), "crosses the subtree around it");
         assert_eq!(check(&[0, 2], 2), subtree(0, 0, 2), "does not hold itself");
         assert_eq!(check(&[1, -4], 2), subtree(1, -4, 2));
         assert_eq!(check(&[3, 2], 2), subtree(0, 3, 2));
@@ -294,21 +242,12 @@ mod tests {
 
     #[test]
     fn tables_that_do_not_fit_are_refused() {
-        let shape = AttentionShape {
-            tokens: 1,
-            kv_heads: 1,
-            group: 1,
-            head_dim: 4,
-        };
-        let cache = CacheShape {
-            blocks: 3,
-            table_width: 2,
-        };
+        let shape = AttentionShape { tokens: 1, kv_heads: 1, group: 1, head_dim: 4 };
+        let cache = CacheShape { blocks: 3, table_width: 2 };
         assert_eq!(cache.check(&shape, &[2, 0], &[31]), Ok(()));
         // Blocks beyond the position are not looked at.
         assert_eq!(cache.check(&shape, &[2, -1], &[15]), Ok(()));
-        let refused =
-            |table: &[i32], position: &[i32]| cache.check(&shape, table, position).is_err();
+        let refused = |table: &[i32], position: &[i32]| cache.check(&shape, table, position).is_err();
         assert!(refused(&[2, 0], &[32]) && refused(&[2, 0], &[-1]));
         assert!(refused(&[3, 0], &[0]) && refused(&[-1, 0], &[0]));
         assert!(refused(&[0], &[0]) && refused(&[0, 0], &[]));

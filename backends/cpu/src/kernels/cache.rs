@@ -18,11 +18,7 @@ impl Caches {
     pub fn host() -> Self {
         let l1 = level(1).unwrap_or(32 << 10);
         let l2 = level(2).unwrap_or(512 << 10).max(l1);
-        Caches {
-            l1,
-            l2,
-            l3: level(3).unwrap_or(8 << 20).max(l2),
-        }
+        Caches { l1, l2, l3: level(3).unwrap_or(8 << 20).max(l2) }
     }
 }
 
@@ -31,9 +27,7 @@ fn level(wanted: u32) -> Option<usize> {
     (0..8).find_map(|index| {
         let read = |name: &str| {
             let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/{name}");
-            std::fs::read_to_string(path)
-                .ok()
-                .map(|text| text.trim().to_owned())
+            std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
         };
         let is_data = matches!(read("type")?.as_str(), "Data" | "Unified");
         (is_data && read("level")?.parse() == Ok(wanted)).then(|| parse_size(&read("size")?))?
@@ -76,10 +70,7 @@ pub fn blocking(machine: &Machine, k: usize) -> Blocking {
     // where that no longer shows.
     let most = (l2 / 4 / (4 * nr)).clamp(64, 1024);
     // Equal blocks, so that no short one is left over.
-    let kc = k
-        .div_ceil(k.div_ceil(most).max(1))
-        .next_multiple_of(machine.tile.unroll)
-        .max(1);
+    let kc = k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(machine.tile.unroll).max(1);
     // mc × kc × 4 ≤ 3/8 of L2: a block of A stays there while all of B passes.
     let mc = (l2 * 3 / 8 / (4 * kc) / mr).clamp(1, 64) * mr;
     let panels = (MAX_PACKED_B / (4 * nr * k.max(1))).max(1);

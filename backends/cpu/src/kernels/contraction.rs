@@ -45,36 +45,13 @@ impl Contraction {
     /// `C[m, n] = Σ A[m, k] · B[k, n]`, dense and row-major, either input transposed on request.
     pub fn matrix(m: usize, n: usize, k: usize, a_transposed: bool, b_transposed: bool) -> Self {
         let stride = |extent: usize| extent as isize;
-        let (a_m, a_k) = if a_transposed {
-            (1, stride(m))
-        } else {
-            (stride(k), 1)
-        };
-        let (b_k, b_n) = if b_transposed {
-            (1, stride(k))
-        } else {
-            (stride(n), 1)
-        };
+        let (a_m, a_k) = if a_transposed { (1, stride(m)) } else { (stride(k), 1) };
+        let (b_k, b_n) = if b_transposed { (1, stride(k)) } else { (stride(n), 1) };
         Contraction {
             batch: Vec::new(),
-            m: vec![Dim {
-                extent: m,
-                a: a_m,
-                b: 0,
-                c: stride(n),
-            }],
-            n: vec![Dim {
-                extent: n,
-                a: 0,
-                b: b_n,
-                c: 1,
-            }],
-            k: vec![Dim {
-                extent: k,
-                a: a_k,
-                b: b_k,
-                c: 0,
-            }],
+            m: vec![Dim { extent: m, a: a_m, b: 0, c: stride(n) }],
+            n: vec![Dim { extent: n, a: 0, b: b_n, c: 1 }],
+            k: vec![Dim { extent: k, a: a_k, b: b_k, c: 0 }],
         }
     }
 }
@@ -95,19 +72,12 @@ impl Offsets {
         stride: impl Fn(&Dim) -> isize,
     ) -> Result<Self, Error> {
         let overflow = || Error::Overflow(what);
-        let count = dims
-            .iter()
-            .try_fold(1usize, |n, d| n.checked_mul(d.extent))
-            .ok_or_else(overflow)?;
+        let count = dims.iter().try_fold(1usize, |n, d| n.checked_mul(d.extent)).ok_or_else(overflow)?;
         let mut offsets = vec![0i64];
         offsets.try_reserve(count).map_err(|_| overflow())?;
         for dim in dims {
             let steps = (0..dim.extent)
-                .map(|i| {
-                    i64::try_from(i)
-                        .ok()?
-                        .checked_mul(i64::try_from(stride(dim)).ok()?)
-                })
+                .map(|i| i64::try_from(i).ok()?.checked_mul(i64::try_from(stride(dim)).ok()?))
                 .collect::<Option<Vec<_>>>()
                 .ok_or_else(overflow)?;
             offsets = offsets
@@ -156,12 +126,7 @@ mod tests {
     use super::*;
 
     fn dim(extent: usize, a: isize) -> Dim {
-        Dim {
-            extent,
-            a,
-            b: 0,
-            c: 0,
-        }
+        Dim { extent, a, b: 0, c: 0 }
     }
 
     #[test]
@@ -183,10 +148,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_an_error() {
         let huge = [dim(usize::MAX, 1), dim(2, 1)];
-        assert!(matches!(
-            Offsets::new(&huge, "A", |d| d.a),
-            Err(Error::Overflow("A"))
-        ));
+        assert!(matches!(Offsets::new(&huge, "A", |d| d.a), Err(Error::Overflow("A"))));
         assert!(Offsets::new(&[dim(3, isize::MAX)], "A", |d| d.a).is_err());
     }
 }

@@ -89,9 +89,7 @@ impl GemmPlan {
         let batch_a = Offsets::new(batch, "A", |d| d.a)?;
         let batch_b = Offsets::new(batch, "B", |d| d.b)?;
         let batch_c = Offsets::new(batch, "C", |d| d.c)?;
-        let batch = (0..batch_a.len())
-            .map(|i| [batch_a.at(i), batch_b.at(i), batch_c.at(i)])
-            .collect();
+        let batch = (0..batch_a.len()).map(|i| [batch_a.at(i), batch_b.at(i), batch_c.at(i)]).collect();
         let a_k = Offsets::new(k, "A", |d| d.a)?;
         let plan = GemmPlan {
             blocking: blocking(machine, a_k.len()),
@@ -146,11 +144,7 @@ impl GemmPlan {
 
     /// All of C.
     pub fn whole(&self) -> Region {
-        Region {
-            batch: 0..self.batches(),
-            rows: 0..self.rows(),
-            cols: 0..self.cols(),
-        }
+        Region { batch: 0..self.batches(), rows: 0..self.rows(), cols: 0..self.cols() }
     }
 
     /// Panels of B: blocks of columns that are packed together.
@@ -184,21 +178,13 @@ impl GemmPlan {
     pub fn spans(&self) -> [Range<i64>; 3] {
         let span = |operand: usize, parts: [&Offsets; 2]| {
             let batch = self.batch.iter().map(|offsets| offsets[operand]);
-            let bounds = [
-                batch.clone().min().zip(batch.max()),
-                parts[0].extremes(),
-                parts[1].extremes(),
-            ];
+            let bounds = [batch.clone().min().zip(batch.max()), parts[0].extremes(), parts[1].extremes()];
             let sum = bounds.into_iter().try_fold((0, 0), |(low, high), bound| {
                 bound.map(|(least, greatest)| (low + least, high + greatest))
             });
             sum.map_or(0..0, |(low, high)| low..high + 1)
         };
-        [
-            span(0, [&self.a_m, &self.a_k]),
-            span(1, [&self.b_k, &self.b_n]),
-            span(2, [&self.c_m, &self.c_n]),
-        ]
+        [span(0, [&self.a_m, &self.a_k]), span(1, [&self.b_k, &self.b_n]), span(2, [&self.c_m, &self.c_n])]
     }
 
     /// The ranges of K that one pass each sums; one empty range where K is 0.

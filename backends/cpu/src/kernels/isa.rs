@@ -7,9 +7,7 @@
 use inkwell::OptimizationLevel;
 use inkwell::attributes::{Attribute, AttributeLoc};
 use inkwell::context::Context;
-use inkwell::targets::{
-    CodeModel, InitializationConfig, RelocMode, Target, TargetMachine as LlvmTarget,
-};
+use inkwell::targets::{CodeModel, InitializationConfig, RelocMode, Target, TargetMachine as LlvmTarget};
 use inkwell::values::FunctionValue;
 
 use super::Error;
@@ -105,16 +103,10 @@ impl Machine {
             Isa::Portable => false,
         };
         if isa != best && !lower {
-            return Err(Error::IsaUnavailable {
-                wanted: isa.name(),
-                best: best.name(),
-            });
+            return Err(Error::IsaUnavailable { wanted: isa.name(), best: best.name() });
         }
         let (cpu, features) = if isa == best && isa != Isa::Portable {
-            (
-                LlvmTarget::get_host_cpu_name().to_string(),
-                LlvmTarget::get_host_cpu_features().to_string(),
-            )
+            (LlvmTarget::get_host_cpu_name().to_string(), LlvmTarget::get_host_cpu_features().to_string())
         } else {
             (baseline_cpu(isa).to_owned(), String::new())
         };
@@ -145,8 +137,7 @@ impl Machine {
     pub fn llvm_target(&self) -> Result<LlvmTarget, Error> {
         initialize()?;
         let triple = LlvmTarget::get_default_triple();
-        let target =
-            Target::from_triple(&triple).map_err(|message| Error::Target(message.to_string()))?;
+        let target = Target::from_triple(&triple).map_err(|message| Error::Target(message.to_string()))?;
         target
             .create_target_machine(
                 &triple,
@@ -177,10 +168,7 @@ impl Machine {
             }
         }
         let nounwind = Attribute::get_named_enum_kind_id("nounwind");
-        function.add_attribute(
-            AttributeLoc::Function,
-            context.create_enum_attribute(nounwind, 0),
-        );
+        function.add_attribute(AttributeLoc::Function, context.create_enum_attribute(nounwind, 0));
     }
 }
 
@@ -189,15 +177,8 @@ fn initialize() -> Result<(), Error> {
 }
 
 fn best_of(features: &str, is_aarch64: bool) -> Isa {
-    let has = |name: &str| {
-        features
-            .split(',')
-            .any(|f| f.strip_prefix('+') == Some(name))
-    };
-    if ["avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"]
-        .into_iter()
-        .all(has)
-    {
+    let has = |name: &str| features.split(',').any(|f| f.strip_prefix('+') == Some(name));
+    if ["avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"].into_iter().all(has) {
         Isa::Avx512
     } else if has("avx2") && has("fma") {
         Isa::Avx2
@@ -223,42 +204,10 @@ fn baseline_cpu(isa: Isa) -> &'static str {
 /// measured ahead of 8×3 and 14×2 (Zen 4, 1024³: 93, 89 and 92 % of the peak).
 fn shape(isa: Isa) -> (usize, usize, RegisterTile) {
     match isa {
-        Isa::Avx512 => (
-            16,
-            32,
-            RegisterTile {
-                rows: 6,
-                vectors: 4,
-                unroll: 1,
-            },
-        ),
-        Isa::Avx2 => (
-            8,
-            16,
-            RegisterTile {
-                rows: 6,
-                vectors: 2,
-                unroll: 4,
-            },
-        ),
-        Isa::Neon => (
-            4,
-            32,
-            RegisterTile {
-                rows: 8,
-                vectors: 3,
-                unroll: 2,
-            },
-        ),
-        Isa::Portable => (
-            4,
-            16,
-            RegisterTile {
-                rows: 4,
-                vectors: 2,
-                unroll: 4,
-            },
-        ),
+        Isa::Avx512 => (16, 32, RegisterTile { rows: 6, vectors: 4, unroll: 1 }),
+        Isa::Avx2 => (8, 16, RegisterTile { rows: 6, vectors: 2, unroll: 4 }),
+        Isa::Neon => (4, 32, RegisterTile { rows: 8, vectors: 3, unroll: 2 }),
+        Isa::Portable => (4, 16, RegisterTile { rows: 4, vectors: 2, unroll: 4 }),
     }
 }
 
@@ -270,10 +219,7 @@ mod tests {
     fn every_shape_fits_its_registers() {
         for isa in [Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable] {
             let (lanes, registers, tile) = shape(isa);
-            assert!(
-                tile.rows * tile.vectors + tile.vectors < registers,
-                "{isa:?}"
-            );
+            assert!(tile.rows * tile.vectors + tile.vectors < registers, "{isa:?}");
             assert!(tile.rows * tile.vectors * lanes <= super::super::gemm::MAX_TILE);
             assert!(tile.rows <= super::super::gemm::MAX_ROWS);
         }
@@ -290,15 +236,8 @@ mod tests {
 
     #[test]
     fn what_the_host_lacks_is_refused() {
-        let other = if cfg!(target_arch = "aarch64") {
-            Isa::Avx2
-        } else {
-            Isa::Neon
-        };
-        assert!(matches!(
-            Machine::with_isa(other),
-            Err(Error::IsaUnavailable { .. })
-        ));
+        let other = if cfg!(target_arch = "aarch64") { Isa::Avx2 } else { Isa::Neon };
+        assert!(matches!(Machine::with_isa(other), Err(Error::IsaUnavailable { .. })));
         assert!(matches!(Isa::parse("sse9"), Err(Error::UnknownIsa(_))));
     }
 }

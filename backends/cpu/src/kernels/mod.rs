@@ -68,21 +68,12 @@ impl Kernels {
     }
 
     /// The kernels in `code`, into which [`Kernels::emit`] put them.
-    pub fn from_code(
-        machine: &Machine,
-        head_dims: &[usize],
-        code: Arc<Jit>,
-    ) -> Result<Self, Error> {
+    pub fn from_code(machine: &Machine, head_dims: &[usize], code: Arc<Jit>) -> Result<Self, Error> {
         let attention = head_dims
             .iter()
             .map(|&dim| Ok((dim, AttentionKernels::new(&code, dim)?)))
             .collect::<Result<_, Error>>()?;
-        Ok(Kernels {
-            gemm: GemmKernels::new(&code, machine)?,
-            attention,
-            machine: machine.clone(),
-            code,
-        })
+        Ok(Kernels { gemm: GemmKernels::new(&code, machine)?, attention, machine: machine.clone(), code })
     }
 
     /// The machine they are for.

@@ -11,35 +11,19 @@ use super::{Error, Machine, RegisterTile};
 
 /// Heights of the micro-kernels: MR, then every smaller power of two for the last rows.
 fn heights(mr: usize) -> Vec<usize> {
-    let powers = (0..usize::BITS)
-        .rev()
-        .map(|bit| 1usize << bit)
-        .filter(|&power| power < mr);
+    let powers = (0..usize::BITS).rev().map(|bit| 1usize << bit).filter(|&power| power < mr);
     std::iter::once(mr).chain(powers).collect()
 }
 
 /// Shapes of the micro-kernels: every height at full width, every narrower width at full height.
 pub(super) fn shapes(tile: RegisterTile) -> Vec<Shape> {
-    let shape = |rows, vectors| Shape {
-        rows,
-        vectors,
-        panel_vectors: tile.vectors,
-        unroll: tile.unroll,
-    };
-    let full = heights(tile.rows)
-        .into_iter()
-        .map(|rows| shape(rows, tile.vectors));
-    full.chain((1..tile.vectors).map(|vectors| shape(tile.rows, vectors)))
-        .collect()
+    let shape = |rows, vectors| Shape { rows, vectors, panel_vectors: tile.vectors, unroll: tile.unroll };
+    let full = heights(tile.rows).into_iter().map(|rows| shape(rows, tile.vectors));
+    full.chain((1..tile.vectors).map(|vectors| shape(tile.rows, vectors))).collect()
 }
 
 pub(super) fn micro(shape: Shape, epilogue: Epilogue) -> String {
-    format!(
-        "t3c_gemm_f32_{}_{}x{}",
-        epilogue.name(),
-        shape.rows,
-        shape.vectors
-    )
+    format!("t3c_gemm_f32_{}_{}x{}", epilogue.name(), shape.rows, shape.vectors)
 }
 
 pub(super) fn pack_along(width: usize) -> String {
@@ -67,13 +51,7 @@ pub(super) fn emit_attention<'c>(
 ) -> Result<(), Error> {
     check_head_dim(head_dim)?;
     attention::emit_attend(context, module, machine, &attend(head_dim), head_dim)?;
-    attention::emit_backward(
-        context,
-        module,
-        machine,
-        &attend_backward(head_dim),
-        head_dim,
-    )
+    attention::emit_backward(context, module, machine, &attend_backward(head_dim), head_dim)
 }
 
 /// Emits every kernel of a matrix product.
@@ -85,14 +63,7 @@ pub(super) fn emit_gemm<'c>(
     let tile = machine.tile;
     for shape in shapes(tile) {
         for epilogue in Epilogue::ALL {
-            emit_micro_kernel(
-                context,
-                module,
-                machine,
-                &micro(shape, epilogue),
-                shape,
-                epilogue,
-            )?;
+            emit_micro_kernel(context, module, machine, &micro(shape, epilogue), shape, epilogue)?;
         }
     }
     let (mr, nr) = (tile.rows, machine.tile_columns());

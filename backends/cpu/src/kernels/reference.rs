@@ -20,11 +20,7 @@ pub fn contract(
     let (of_a, of_b, of_c): (Stride, Stride, Stride) = (|d| d.a, |d| d.b, |d| d.c);
     let Contraction { batch, m, n, k } = contraction;
     let table = |dims: &[Dim], stride: Stride| Offsets::new(dims, "reference", stride);
-    let (batch_a, batch_b, batch_c) = (
-        table(batch, of_a)?,
-        table(batch, of_b)?,
-        table(batch, of_c)?,
-    );
+    let (batch_a, batch_b, batch_c) = (table(batch, of_a)?, table(batch, of_b)?, table(batch, of_c)?);
     let (a_m, a_k, b_k) = (table(m, of_a)?, table(k, of_a)?, table(k, of_b)?);
     let (b_n, c_m, c_n) = (table(n, of_b)?, table(m, of_c)?, table(n, of_c)?);
     for entry in 0..batch_a.len() {
@@ -38,11 +34,7 @@ pub fn contract(
                     })
                     .sum();
                 let at = (batch_c.at(entry) + c_m.at(row) + c_n.at(col)) as usize;
-                c[at] = if accumulate {
-                    c[at] + sum as f32
-                } else {
-                    sum as f32
-                };
+                c[at] = if accumulate { c[at] + sum as f32 } else { sum as f32 };
             }
         }
     }
@@ -61,32 +53,15 @@ fn weights(
     let sees = |&other: &usize| (token as i32) < subtree_end[other];
     let scores: Vec<(usize, f64)> = (0..=token)
         .filter(sees)
-        .map(|other| {
-            (
-                other,
-                f64::from(scale) * dot(q, &k[kv_row(shape, other, head)]),
-            )
-        })
+        .map(|other| (other, f64::from(scale) * dot(q, &k[kv_row(shape, other, head)])))
         .collect();
-    let greatest = scores
-        .iter()
-        .map(|(_, score)| *score)
-        .fold(f64::NEG_INFINITY, f64::max);
-    let total: f64 = scores
-        .iter()
-        .map(|(_, score)| (score - greatest).exp())
-        .sum();
-    scores
-        .into_iter()
-        .map(|(other, score)| (other, (score - greatest).exp() / total))
-        .collect()
+    let greatest = scores.iter().map(|(_, score)| *score).fold(f64::NEG_INFINITY, f64::max);
+    let total: f64 = scores.iter().map(|(_, score)| (score - greatest).exp()).sum();
+    scores.into_iter().map(|(other, score)| (other, (score - greatest).exp() / total)).collect()
 }
 
 fn dot(x: &[f32], y: &[f32]) -> f64 {
-    x.iter()
-        .zip(y)
-        .map(|(&x, &y)| f64::from(x) * f64::from(y))
-        .sum()
+    x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
 }
 
 /// Where query head `head` of `token` lies in q and out.
@@ -140,10 +115,7 @@ pub fn attention_backward(
             let weights = weights(shape, (q, k), subtree_end, scale, (token, head));
             let (q, dout) = (&q[row.clone()], &dout[row.clone()]);
             let slope = |other: usize| dot(dout, &v[kv_row(shape, other, head)]);
-            let mean: f64 = weights
-                .iter()
-                .map(|&(other, weight)| weight * slope(other))
-                .sum();
+            let mean: f64 = weights.iter().map(|&(other, weight)| weight * slope(other)).sum();
             for &(other, weight) in &weights {
                 let kv = kv_row(shape, other, head);
                 let ds = weight * (slope(other) - mean) * f64::from(scale);

@@ -15,9 +15,7 @@
 
 use inkwell::context::Context;
 use inkwell::module::Module;
-use inkwell::values::{
-    BasicValue, BasicValueEnum, FloatValue, IntValue, PointerValue, VectorValue,
-};
+use inkwell::values::{BasicValue, BasicValueEnum, FloatValue, IntValue, PointerValue, VectorValue};
 use inkwell::{FloatPredicate, IntPredicate};
 
 use super::exp::emit_exp;
@@ -38,18 +36,9 @@ pub fn emit_attend<'c>(
     use Param::{Float, Int, Pointer};
     let params = [Int, Pointer, Pointer, Pointer, Pointer, Int, Float, Pointer];
     let f = Emitter::function(context, module, machine, name, &params);
-    let rows = Rows {
-        f: &f,
-        dim,
-        count: f.int_param(0)?,
-        index: f.pointer_param(1)?,
-        stride: f.int_param(5)?,
-    };
-    let (q, k, v) = (
-        f.pointer_param(2)?,
-        f.pointer_param(3)?,
-        f.pointer_param(4)?,
-    );
+    let rows =
+        Rows { f: &f, dim, count: f.int_param(0)?, index: f.pointer_param(1)?, stride: f.int_param(5)? };
+    let (q, k, v) = (f.pointer_param(2)?, f.pointer_param(3)?, f.pointer_param(4)?);
     let (scale, out) = (f.float_param(6)?, f.pointer_param(7)?);
     let weights = f.stack_floats(BLOCK)?;
     for piece in rows.pieces() {
@@ -63,25 +52,17 @@ pub fn emit_attend<'c>(
         let scores = rows.mask(first, scores, f32::NEG_INFINITY)?;
         let block_greatest = f.reduce(scores, |a, b| f.max(a, b))?;
         let new_greatest = f.scalar(|[a, b]| f.max(a, b), [greatest, block_greatest])?;
-        let fade = f.scalar(
-            |[a, b]| emit_exp(&f, f.sub(a, b)?),
-            [greatest, new_greatest],
-        )?;
+        let fade = f.scalar(|[a, b]| emit_exp(&f, f.sub(a, b)?), [greatest, new_greatest])?;
         let exps = emit_exp(&f, f.sub(scores, f.splat(BLOCK, new_greatest)?)?)?;
         let exps = rows.mask(first, exps, 0.0)?;
         f.store(weights, exps)?;
         let block_total = f.reduce(exps, |a, b| f.add(a, b))?;
-        let new_total = f.builder().build_float_add(
-            f.builder().build_float_mul(total, fade, "")?,
-            block_total,
-            "",
-        )?;
+        let new_total =
+            f.builder().build_float_add(f.builder().build_float_mul(total, fade, "")?, block_total, "")?;
         rows.add_weighted(first, weights, v, fade, out)?;
         Ok(vec![new_greatest.into(), new_total.into()])
     })?;
-    let inverse = f
-        .builder()
-        .build_float_div(f.float(1.0), float(end[1])?, "")?;
+    let inverse = f.builder().build_float_div(f.float(1.0), float(end[1])?, "")?;
     let inverse = f.splat(machine.lanes, inverse)?;
     for piece in rows.pieces() {
         rows.store(piece, out, f.mul(rows.load(piece, out)?, inverse)?)?;
@@ -106,24 +87,13 @@ pub fn emit_backward<'c>(
     dim: usize,
 ) -> Result<(), Error> {
     use Param::{Float, Int, Pointer};
-    let params = [
-        Int, Pointer, Pointer, Pointer, Pointer, Int, Float, Pointer, Pointer, Pointer, Pointer,
-        Pointer,
-    ];
+    let params =
+        [Int, Pointer, Pointer, Pointer, Pointer, Int, Float, Pointer, Pointer, Pointer, Pointer, Pointer];
     let f = Emitter::function(context, module, machine, name, &params);
     let b = f.builder();
-    let rows = Rows {
-        f: &f,
-        dim,
-        count: f.int_param(0)?,
-        index: f.pointer_param(1)?,
-        stride: f.int_param(5)?,
-    };
-    let (q, k, v) = (
-        f.pointer_param(2)?,
-        f.pointer_param(3)?,
-        f.pointer_param(4)?,
-    );
+    let rows =
+        Rows { f: &f, dim, count: f.int_param(0)?, index: f.pointer_param(1)?, stride: f.int_param(5)? };
+    let (q, k, v) = (f.pointer_param(2)?, f.pointer_param(3)?, f.pointer_param(4)?);
     let (scale, dout, weights) = (f.float_param(6)?, f.pointer_param(7)?, f.pointer_param(8)?);
     let whole = b.build_int_nsw_add(rows.count, f.int(BLOCK - 1), "")?;
     let whole = b.build_and(whole, b.build_not(f.int(BLOCK - 1), "")?, "")?;
@@ -137,10 +107,7 @@ pub fn emit_backward<'c>(
         let scores = f.mul(rows.dots(q, k, &places)?, f.splat(BLOCK, scale)?)?;
         let scores = rows.mask(first, scores, f32::NEG_INFINITY)?;
         f.store(f.float_address(weights, first)?, scores)?;
-        f.store(
-            f.float_address(slopes, first)?,
-            rows.dots(dout, v, &places)?,
-        )?;
+        f.store(f.float_address(slopes, first)?, rows.dots(dout, v, &places)?)?;
         let block_greatest = f.reduce(scores, |a, b| f.max(a, b))?;
         let greatest = f.scalar(|[a, b]| f.max(a, b), [float(carried[0])?, block_greatest])?;
         Ok(vec![greatest.into()])
@@ -167,10 +134,7 @@ pub fn emit_backward<'c>(
 
     // weights: the softmax; slopes: the gradient of q · k
     f.for_loop(blocks, &[], |first, _| {
-        let (w, s) = (
-            f.float_address(weights, first)?,
-            f.float_address(slopes, first)?,
-        );
+        let (w, s) = (f.float_address(weights, first)?, f.float_address(slopes, first)?);
         let softmax = f.mul(f.load(BLOCK, w)?, f.splat(BLOCK, inverse)?)?;
         let centred = f.sub(f.load(BLOCK, s)?, f.splat(BLOCK, mean)?)?;
         f.store(w, softmax)?;
@@ -192,46 +156,26 @@ fn emit_gradients<'c>(
     const GROUP: usize = 4;
     let f = rows.f;
     let lanes = f.machine().lanes;
-    let (q, k, dout) = (
-        f.pointer_param(2)?,
-        f.pointer_param(3)?,
-        f.pointer_param(7)?,
-    );
-    let (dq, dk, dv) = (
-        f.pointer_param(9)?,
-        f.pointer_param(10)?,
-        f.pointer_param(11)?,
-    );
+    let (q, k, dout) = (f.pointer_param(2)?, f.pointer_param(3)?, f.pointer_param(7)?);
+    let (dq, dk, dv) = (f.pointer_param(9)?, f.pointer_param(10)?, f.pointer_param(11)?);
     for group in rows.pieces().chunks(GROUP) {
-        let load = |from| {
-            group
-                .iter()
-                .map(|&piece| rows.load(piece, from))
-                .collect::<Result<Vec<_>, _>>()
-        };
+        let load = |from| group.iter().map(|&piece| rows.load(piece, from)).collect::<Result<Vec<_>, _>>();
         let (q, dout) = (load(q)?, load(dout)?);
         let zero: BasicValueEnum = f.constant_splat(lanes, 0.0).into();
-        let sums = f.for_loop(
-            (f.int(0), rows.count, 1),
-            &vec![zero; group.len()],
-            |t, sums| {
-                let place = rows.place(t)?;
-                let at = |base| f.float_address(base, place);
-                let (k, dk, dv) = (at(k)?, at(dk)?, at(dv)?);
-                let weight = f.splat(lanes, f.load_float(f.float_address(weights, t)?)?)?;
-                let slope = f.splat(lanes, f.load_float(f.float_address(slopes, t)?)?)?;
-                let mut next = Vec::new();
-                for (i, &piece) in group.iter().enumerate() {
-                    next.push(
-                        f.fma(slope, rows.load(piece, k)?, vector(sums[i])?)?
-                            .as_basic_value_enum(),
-                    );
-                    rows.store(piece, dk, f.fma(slope, q[i], rows.load(piece, dk)?)?)?;
-                    rows.store(piece, dv, f.fma(weight, dout[i], rows.load(piece, dv)?)?)?;
-                }
-                Ok(next)
-            },
-        )?;
+        let sums = f.for_loop((f.int(0), rows.count, 1), &vec![zero; group.len()], |t, sums| {
+            let place = rows.place(t)?;
+            let at = |base| f.float_address(base, place);
+            let (k, dk, dv) = (at(k)?, at(dk)?, at(dv)?);
+            let weight = f.splat(lanes, f.load_float(f.float_address(weights, t)?)?)?;
+            let slope = f.splat(lanes, f.load_float(f.float_address(slopes, t)?)?)?;
+            let mut next = Vec::new();
+            for (i, &piece) in group.iter().enumerate() {
+                next.push(f.fma(slope, rows.load(piece, k)?, vector(sums[i])?)?.as_basic_value_enum());
+                rows.store(piece, dk, f.fma(slope, q[i], rows.load(piece, dk)?)?)?;
+                rows.store(piece, dv, f.fma(weight, dout[i], rows.load(piece, dv)?)?)?;
+            }
+            Ok(next)
+        })?;
         for (&piece, sum) in group.iter().zip(sums) {
             rows.store(piece, dq, vector(sum)?)?;
         }
@@ -259,10 +203,7 @@ impl<'c> Rows<'c, '_, '_> {
     /// The head cut into vectors; the last one may be short.
     fn pieces(&self) -> Vec<Piece> {
         let lanes = self.f.machine().lanes;
-        let piece = |first| Piece {
-            first,
-            lanes: lanes.min(self.dim - first),
-        };
+        let piece = |first| Piece { first, lanes: lanes.min(self.dim - first) };
         (0..self.dim).step_by(lanes).map(piece).collect()
     }
 
@@ -279,12 +220,7 @@ impl<'c> Rows<'c, '_, '_> {
     }
 
     /// Stores as much of `value` as the piece holds.
-    fn store(
-        &self,
-        piece: Piece,
-        row: PointerValue<'c>,
-        value: VectorValue<'c>,
-    ) -> Result<(), Error> {
+    fn store(&self, piece: Piece, row: PointerValue<'c>, value: VectorValue<'c>) -> Result<(), Error> {
         let f = self.f;
         let at = f.float_address(row, f.int(piece.first))?;
         if piece.lanes == f.machine().lanes {
@@ -325,33 +261,21 @@ impl<'c> Rows<'c, '_, '_> {
         let zero: BasicValueEnum = f.constant_splat(lanes, 0.0).into();
         let mut scores = Vec::new();
         for group in places.chunks(lanes) {
-            let row = group
-                .iter()
-                .map(|&place| f.float_address(base, place))
-                .collect::<Result<Vec<_>, _>>()?;
-            let sums = f.for_loop(
-                (f.int(0), f.int(whole), lanes),
-                &vec![zero; group.len()],
-                |i, sums| {
-                    let x = f.load(lanes, f.float_address(x, i)?)?;
-                    sums.iter()
-                        .zip(&row)
-                        .map(|(&sum, &row)| {
-                            let element = f.load(lanes, f.float_address(row, i)?)?;
-                            Ok(f.fma(x, element, vector(sum)?)?.as_basic_value_enum())
-                        })
-                        .collect()
-                },
-            )?;
-            let mut sums = sums
-                .into_iter()
-                .map(vector)
-                .collect::<Result<Vec<_>, _>>()?;
+            let row =
+                group.iter().map(|&place| f.float_address(base, place)).collect::<Result<Vec<_>, _>>()?;
+            let sums = f.for_loop((f.int(0), f.int(whole), lanes), &vec![zero; group.len()], |i, sums| {
+                let x = f.load(lanes, f.float_address(x, i)?)?;
+                sums.iter()
+                    .zip(&row)
+                    .map(|(&sum, &row)| {
+                        let element = f.load(lanes, f.float_address(row, i)?)?;
+                        Ok(f.fma(x, element, vector(sum)?)?.as_basic_value_enum())
+                    })
+                    .collect()
+            })?;
+            let mut sums = sums.into_iter().map(vector).collect::<Result<Vec<_>, _>>()?;
             if whole < self.dim {
-                let short = Piece {
-                    first: whole,
-                    lanes: self.dim - whole,
-                };
+                let short = Piece { first: whole, lanes: self.dim - whole };
                 let x = self.load(short, x)?;
                 for (sum, &row) in sums.iter_mut().zip(&row) {
                     *sum = f.fma(x, self.load(short, row)?, *sum)?;
@@ -372,8 +296,7 @@ impl<'c> Rows<'c, '_, '_> {
                 .chunks(2)
                 .map(|pair| {
                     let (a, b) = (pair[0], pair[1]);
-                    self.f
-                        .add(self.f.shuffle(a, b, &even)?, self.f.shuffle(a, b, &odd)?)
+                    self.f.add(self.f.shuffle(a, b, &even)?, self.f.shuffle(a, b, &odd)?)
                 })
                 .collect::<Result<_, _>>()?;
         }
@@ -403,12 +326,9 @@ impl<'c> Rows<'c, '_, '_> {
         let left = b.build_int_nsw_sub(self.count, first, "")?;
         let left = b.build_int_truncate(left, narrow, "")?;
         let zero = narrow.const_zero();
-        let left =
-            b.build_insert_element(narrow.vec_type(BLOCK as u32).get_poison(), left, zero, "")?;
+        let left = b.build_insert_element(narrow.vec_type(BLOCK as u32).get_poison(), left, zero, "")?;
         let left = f.shuffle(left, left, &[0; BLOCK])?;
-        let lane: Vec<_> = (0..BLOCK)
-            .map(|lane| narrow.const_int(lane as u64, false))
-            .collect();
+        let lane: Vec<_> = (0..BLOCK).map(|lane| narrow.const_int(lane as u64, false)).collect();
         let lane = inkwell::types::VectorType::const_vector(&lane);
         let inside = b.build_int_compare(IntPredicate::SLT, lane, left, "")?;
         vector(b.build_select(inside, values, f.constant_splat(BLOCK, other), "")?)
@@ -443,8 +363,7 @@ impl<'c> Rows<'c, '_, '_> {
                     .iter()
                     .zip(sums)
                     .map(|(&piece, &sum)| {
-                        Ok(f.fma(weight, self.load(piece, row)?, vector(sum)?)?
-                            .as_basic_value_enum())
+                        Ok(f.fma(weight, self.load(piece, row)?, vector(sum)?)?.as_basic_value_enum())
                     })
                     .collect()
             })?;
@@ -459,9 +378,7 @@ impl<'c> Rows<'c, '_, '_> {
 impl<'c> Emitter<'c, '_> {
     /// The greater of two, lane by lane; the second where either is NaN.
     fn max(&self, a: VectorValue<'c>, b: VectorValue<'c>) -> Result<VectorValue<'c>, Error> {
-        let is_greater = self
-            .builder()
-            .build_float_compare(FloatPredicate::OGT, a, b, "")?;
+        let is_greater = self.builder().build_float_compare(FloatPredicate::OGT, a, b, "")?;
         vector(self.builder().build_select(is_greater, a, b, "")?)
     }
 
@@ -476,10 +393,7 @@ impl<'c> Emitter<'c, '_> {
             lanes /= 2;
             let lower: Vec<usize> = (0..lanes).collect();
             let upper: Vec<usize> = (lanes..2 * lanes).collect();
-            let halves = (
-                self.shuffle(values, values, &lower)?,
-                self.shuffle(values, values, &upper)?,
-            );
+            let halves = (self.shuffle(values, values, &lower)?, self.shuffle(values, values, &upper)?);
             values = combine(halves.0, halves.1)?;
         }
         self.lane(values, 0)

@@ -15,14 +15,8 @@ const ROUND: f32 = 12_582_912.0;
 /// ln 2 in two parts; the first (355 / 512) has so few bits that its multiples are exact.
 const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 /// (exp(r) − 1 − r) / r² for |r| ≤ ln 2 / 2, highest power first (Cephes, `expf.c`).
-const POLYNOMIAL: [f32; 6] = [
-    1.987_569_1e-4,
-    1.398_199_9e-3,
-    8.333_452e-3,
-    4.166_579_6e-2,
-    1.666_666_5e-1,
-    0.5,
-];
+const POLYNOMIAL: [f32; 6] =
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 
 /// exp of every lane, within 2 units in the last place; subnormal, infinite and NaN as in libm.
 pub fn emit_exp<'c>(f: &Emitter<'c, '_>, x: VectorValue<'c>) -> Result<VectorValue<'c>, Error> {
@@ -36,12 +30,8 @@ pub fn emit_exp<'c>(f: &Emitter<'c, '_>, x: VectorValue<'c>) -> Result<VectorVal
     let r = f.fma(n, constant(-LN_2[0]), x)?;
     let r = f.fma(n, constant(-LN_2[1]), r)?;
 
-    let (&highest, rest) = POLYNOMIAL
-        .split_first()
-        .ok_or(Error::UnexpectedType("polynomial"))?;
-    let polynomial = rest.iter().try_fold(constant(highest), |sum, &next| {
-        f.fma(sum, r, constant(next))
-    })?;
+    let (&highest, rest) = POLYNOMIAL.split_first().ok_or(Error::UnexpectedType("polynomial"))?;
+    let polynomial = rest.iter().try_fold(constant(highest), |sum, &next| f.fma(sum, r, constant(next)))?;
     let exp_r = f.add(f.fma(polynomial, f.mul(r, r)?, r)?, constant(1.0))?;
     emit_scale_by_power(f, exp_r, shifted)
 }

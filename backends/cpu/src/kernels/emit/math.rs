@@ -16,8 +16,7 @@ use super::{Emitter, float, vector};
 use crate::kernels::{Error, Machine};
 
 /// The passes that follow [`make_inline`].
-pub const INLINE_PASSES: &str =
-    "always-inline,function(instcombine<no-verify-fixpoint>,early-cse),globaldce";
+pub const INLINE_PASSES: &str = "always-inline,function(instcombine<no-verify-fixpoint>,early-cse),globaldce";
 
 const SCALAR: &str = "llvm.exp.f32";
 
@@ -55,10 +54,7 @@ pub fn make_inline<'c>(context: &'c Context, module: &Module<'c>, names: &[Strin
         let noinline = Attribute::get_named_enum_kind_id("noinline");
         function.remove_enum_attribute(AttributeLoc::Function, noinline);
         let inline = Attribute::get_named_enum_kind_id("alwaysinline");
-        function.add_attribute(
-            AttributeLoc::Function,
-            context.create_enum_attribute(inline, 0),
-        );
+        function.add_attribute(AttributeLoc::Function, context.create_enum_attribute(inline, 0));
         function.set_linkage(Linkage::Internal);
     }
 }
@@ -68,10 +64,7 @@ fn lanes_of(name: &str) -> Option<usize> {
     if name == SCALAR {
         return Some(1);
     }
-    name.strip_prefix("llvm.exp.v")?
-        .strip_suffix("f32")?
-        .parse()
-        .ok()
+    name.strip_prefix("llvm.exp.v")?.strip_suffix("f32")?.parse().ok()
 }
 
 fn scalar_name() -> String {
@@ -84,11 +77,7 @@ fn vector_name(lanes: usize) -> String {
 
 /// Marks every call to the scalar intrinsic with the variant that does `lanes` at once.
 fn name_vector_variant<'c>(context: &'c Context, module: &Module<'c>, lanes: usize) {
-    let variant = format!(
-        "_ZGV_LLVM_N{lanes}v_{}({})",
-        scalar_name(),
-        vector_name(lanes)
-    );
+    let variant = format!("_ZGV_LLVM_N{lanes}v_{}({})", scalar_name(), vector_name(lanes));
     let attribute = context.create_string_attribute("vector-function-abi-variant", &variant);
     let instructions = module
         .get_functions()
@@ -122,13 +111,7 @@ fn emit_scalar_exp<'c>(
     machine: &Machine,
 ) -> Result<FunctionValue<'c>, Error> {
     let ty = context.f32_type();
-    let f = Emitter::start(
-        context,
-        module,
-        machine,
-        &scalar_name(),
-        ty.fn_type(&[ty.into()], false),
-    );
+    let f = Emitter::start(context, module, machine, &scalar_name(), ty.fn_type(&[ty.into()], false));
     let result = emit_exp(&f, f.splat(1, float(f.param(0)?)?)?)?;
     let result = f.lane(result, 0)?;
     f.finish_pure(&result)

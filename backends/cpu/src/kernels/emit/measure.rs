@@ -27,9 +27,8 @@ pub fn emit_peak<'c>(
     let f = Emitter::function(context, module, machine, name, &params);
     let (turns, memory) = (f.int_param(0)?, f.pointer_param(1)?);
     let x = f.load(machine.lanes, memory)?;
-    let start: Vec<BasicValueEnum> = (0..PEAK_CHAINS)
-        .map(|chain| f.constant_splat(machine.lanes, chain as f32 / 100.0).into())
-        .collect();
+    let start: Vec<BasicValueEnum> =
+        (0..PEAK_CHAINS).map(|chain| f.constant_splat(machine.lanes, chain as f32 / 100.0).into()).collect();
     let end = f.for_loop((f.int(0), turns, 1), &start, |_, chains| {
         let mut chains = vectors(chains)?;
         for _ in 0..PEAK_UNROLL {
@@ -76,10 +75,7 @@ fn vectors<'c>(values: &[BasicValueEnum<'c>]) -> Result<Vec<VectorValue<'c>>, Er
 }
 
 fn values(vectors: Vec<VectorValue<'_>>) -> Vec<BasicValueEnum<'_>> {
-    vectors
-        .into_iter()
-        .map(|value| value.as_basic_value_enum())
-        .collect()
+    vectors.into_iter().map(|value| value.as_basic_value_enum()).collect()
 }
 
 fn sum<'c>(f: &Emitter<'c, '_>, terms: Vec<VectorValue<'c>>) -> Result<VectorValue<'c>, Error> {

@@ -83,20 +83,13 @@ pub fn emit_micro_kernel<'c>(
     let mut state: Vec<BasicValueEnum> = vec![a.into(), b.into()];
     state.extend(vec![zero; shape.rows * shape.vectors]);
 
-    let remainder = f
-        .builder()
-        .build_int_unsigned_rem(k, f.int(shape.unroll), "")?;
+    let remainder = f.builder().build_int_unsigned_rem(k, f.int(shape.unroll), "")?;
     let whole = f.builder().build_int_nsw_sub(k, remainder, "")?;
     for (start, end, steps) in [(f.int(0), whole, shape.unroll), (whole, k, 1)] {
-        state = f.for_loop((start, end, steps), &state, |_, state| {
-            emit_k_steps(&f, shape, steps, state)
-        })?;
+        state = f.for_loop((start, end, steps), &state, |_, state| emit_k_steps(&f, shape, steps, state))?;
     }
 
-    let sums = state[2..]
-        .iter()
-        .map(|&sum| vector(sum))
-        .collect::<Result<Vec<_>, _>>()?;
+    let sums = state[2..].iter().map(|&sum| vector(sum)).collect::<Result<Vec<_>, _>>()?;
     emit_epilogue(&f, shape, epilogue, &sums)?;
     f.finish()?;
     Ok(())
@@ -111,10 +104,7 @@ fn emit_k_steps<'c>(
 ) -> Result<Vec<BasicValueEnum<'c>>, Error> {
     let lanes = f.machine().lanes;
     let (mut a, mut b) = (pointer(state[0])?, pointer(state[1])?);
-    let mut sums = state[2..]
-        .iter()
-        .map(|&sum| vector(sum))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut sums = state[2..].iter().map(|&sum| vector(sum)).collect::<Result<Vec<_>, _>>()?;
     for _ in 0..steps {
         let b_row = emit_load_row(f, shape, b)?;
         for row in 0..shape.rows {
@@ -138,9 +128,7 @@ fn emit_load_row<'c>(
     at: PointerValue<'c>,
 ) -> Result<Vec<VectorValue<'c>>, Error> {
     let lanes = f.machine().lanes;
-    (0..shape.vectors)
-        .map(|j| f.load(lanes, f.float_address(at, f.int(j * lanes))?))
-        .collect()
+    (0..shape.vectors).map(|j| f.load(lanes, f.float_address(at, f.int(j * lanes))?)).collect()
 }
 
 fn row_of_c<'c>(f: &Emitter<'c, '_>, row: IntValue<'c>) -> Result<PointerValue<'c>, Error> {

@@ -17,8 +17,8 @@ use inkwell::intrinsics::Intrinsic;
 use inkwell::module::Module;
 use inkwell::types::{BasicMetadataTypeEnum, BasicTypeEnum, FunctionType, VectorType};
 use inkwell::values::{
-    BasicMetadataValueEnum, BasicValue, BasicValueEnum, FloatValue, FunctionValue, IntValue,
-    PointerValue, VectorValue,
+    BasicMetadataValueEnum, BasicValue, BasicValueEnum, FloatValue, FunctionValue, IntValue, PointerValue,
+    VectorValue,
 };
 use inkwell::{AddressSpace, IntPredicate};
 
@@ -84,19 +84,12 @@ impl<'c, 'm> Emitter<'c, 'm> {
         machine.set_target(context, function);
         let builder = context.create_builder();
         builder.position_at_end(context.append_basic_block(function, "entry"));
-        Emitter {
-            context,
-            module,
-            machine,
-            builder,
-            function,
-        }
+        Emitter { context, module, machine, builder, function }
     }
 
     fn set_attribute(&self, place: AttributeLoc, name: &str) {
         let kind = Attribute::get_named_enum_kind_id(name);
-        self.function
-            .add_attribute(place, self.context.create_enum_attribute(kind, 0));
+        self.function.add_attribute(place, self.context.create_enum_attribute(kind, 0));
     }
 
     /// The machine that code is emitted for.
@@ -111,9 +104,7 @@ impl<'c, 'm> Emitter<'c, 'm> {
     }
 
     fn param(&self, index: u32) -> Result<BasicValueEnum<'c>, Error> {
-        self.function
-            .get_nth_param(index)
-            .ok_or(Error::UnexpectedType("parameter"))
+        self.function.get_nth_param(index).ok_or(Error::UnexpectedType("parameter"))
     }
 
     /// Parameter `index`, a [`Param::Pointer`].
@@ -161,9 +152,7 @@ impl<'c, 'm> Emitter<'c, 'm> {
     pub fn splat(&self, lanes: usize, value: FloatValue<'c>) -> Result<VectorValue<'c>, Error> {
         let ty = self.vector_type(lanes);
         let zero = self.context.i32_type().const_zero();
-        let first = self
-            .builder
-            .build_insert_element(ty.get_poison(), value, zero, "")?;
+        let first = self.builder.build_insert_element(ty.get_poison(), value, zero, "")?;
         self.shuffle(first, first, &vec![0; lanes])
     }
 
@@ -175,13 +164,8 @@ impl<'c, 'm> Emitter<'c, 'm> {
         lanes: &[usize],
     ) -> Result<VectorValue<'c>, Error> {
         let i32_type = self.context.i32_type();
-        let mask: Vec<_> = lanes
-            .iter()
-            .map(|&lane| i32_type.const_int(lane as u64, false))
-            .collect();
-        Ok(self
-            .builder
-            .build_shuffle_vector(a, b, VectorType::const_vector(&mask), "")?)
+        let mask: Vec<_> = lanes.iter().map(|&lane| i32_type.const_int(lane as u64, false)).collect();
+        Ok(self.builder.build_shuffle_vector(a, b, VectorType::const_vector(&mask), "")?)
     }
 
     /// One lane of a vector.
@@ -212,36 +196,24 @@ impl<'c, 'm> Emitter<'c, 'm> {
     }
 
     /// Loads element `index` of an array of `i64`.
-    pub fn load_int(
-        &self,
-        base: PointerValue<'c>,
-        index: IntValue<'c>,
-    ) -> Result<IntValue<'c>, Error> {
+    pub fn load_int(&self, base: PointerValue<'c>, index: IntValue<'c>) -> Result<IntValue<'c>, Error> {
         let ty = self.context.i64_type();
         let at = element_address(&self.builder, ty, base, index)?;
         int(self.builder.build_load(ty, at, "")?)
     }
 
     /// Loads element `index` of an array of `i32`, sign-extended.
-    pub fn load_index(
-        &self,
-        base: PointerValue<'c>,
-        index: IntValue<'c>,
-    ) -> Result<IntValue<'c>, Error> {
+    pub fn load_index(&self, base: PointerValue<'c>, index: IntValue<'c>) -> Result<IntValue<'c>, Error> {
         let ty = self.context.i32_type();
         let at = element_address(&self.builder, ty, base, index)?;
         let narrow = int(self.builder.build_load(ty, at, "")?)?;
-        Ok(self
-            .builder
-            .build_int_s_extend(narrow, self.context.i64_type(), "")?)
+        Ok(self.builder.build_int_s_extend(narrow, self.context.i64_type(), "")?)
     }
 
     /// Stores a vector or float to any float's address.
     pub fn store(&self, at: PointerValue<'c>, value: impl BasicValue<'c>) -> Result<(), Error> {
         let store = self.builder.build_store(at, value)?;
-        store
-            .set_alignment(4)
-            .map_err(|_| Error::UnexpectedType("store"))
+        store.set_alignment(4).map_err(|_| Error::UnexpectedType("store"))
     }
 
     /// Memory for `count` floats on this call's stack; to be asked for before any loop.
@@ -255,11 +227,7 @@ impl<'c, 'm> Emitter<'c, 'm> {
         let (write, keep, data) = (1, 3, 1);
         let flags = [write, keep, data].map(|flag| i32_type.const_int(flag, false).into());
         let pointer_type = at.get_type().into();
-        self.call_void(
-            "llvm.prefetch",
-            pointer_type,
-            &[at.into(), flags[0], flags[1], flags[2]],
-        )
+        self.call_void("llvm.prefetch", pointer_type, &[at.into(), flags[0], flags[1], flags[2]])
     }
 
     /// `a × b + c`, rounded once where the machine can.
@@ -269,11 +237,7 @@ impl<'c, 'm> Emitter<'c, 'm> {
         b: VectorValue<'c>,
         c: VectorValue<'c>,
     ) -> Result<VectorValue<'c>, Error> {
-        if self.machine.fma {
-            self.call_vector("llvm.fma", &[a, b, c])
-        } else {
-            self.add(self.mul(a, b)?, c)
-        }
+        if self.machine.fma { self.call_vector("llvm.fma", &[a, b, c]) } else { self.add(self.mul(a, b)?, c) }
     }
 
     /// `a × b`.
@@ -307,9 +271,7 @@ impl<'c, 'm> Emitter<'c, 'm> {
         name: &'static str,
         operands: &[VectorValue<'c>],
     ) -> Result<VectorValue<'c>, Error> {
-        let first = operands
-            .first()
-            .ok_or(Error::UnexpectedType("operand list"))?;
+        let first = operands.first().ok_or(Error::UnexpectedType("operand list"))?;
         let arguments: Vec<_> = operands.iter().map(|&value| value.into()).collect();
         vector(self.call(name, first.get_type().into(), &arguments)?)
     }
@@ -322,9 +284,7 @@ impl<'c, 'm> Emitter<'c, 'm> {
     ) -> Result<BasicValueEnum<'c>, Error> {
         let function = self.intrinsic(name, overload)?;
         let call = self.builder.build_call(function, arguments, "")?;
-        call.try_as_basic_value()
-            .basic()
-            .ok_or(Error::UnexpectedType("intrinsic's result"))
+        call.try_as_basic_value().basic().ok_or(Error::UnexpectedType("intrinsic's result"))
     }
 
     fn call_void(
@@ -333,16 +293,11 @@ impl<'c, 'm> Emitter<'c, 'm> {
         overload: BasicTypeEnum<'c>,
         arguments: &[BasicMetadataValueEnum<'c>],
     ) -> Result<(), Error> {
-        self.builder
-            .build_call(self.intrinsic(name, overload)?, arguments, "")?;
+        self.builder.build_call(self.intrinsic(name, overload)?, arguments, "")?;
         Ok(())
     }
 
-    fn intrinsic(
-        &self,
-        name: &'static str,
-        overload: BasicTypeEnum<'c>,
-    ) -> Result<FunctionValue<'c>, Error> {
+    fn intrinsic(&self, name: &'static str, overload: BasicTypeEnum<'c>) -> Result<FunctionValue<'c>, Error> {
         Intrinsic::find(name)
             .and_then(|intrinsic| intrinsic.get_declaration(self.module, &[overload]))
             .ok_or(Error::Intrinsic(name))
@@ -374,9 +329,7 @@ impl<'c, 'm> Emitter<'c, 'm> {
             phis.push(phi);
         }
         let index = int(index_phi.as_basic_value())?;
-        let more = self
-            .builder
-            .build_int_compare(IntPredicate::SLT, index, end, "")?;
+        let more = self.builder.build_int_compare(IntPredicate::SLT, index, end, "")?;
         self.builder.build_conditional_branch(more, inside, after)?;
 
         self.builder.position_at_end(inside);
@@ -397,9 +350,7 @@ impl<'c, 'm> Emitter<'c, 'm> {
 
 /// `value` as an integer.
 pub fn int(value: BasicValueEnum<'_>) -> Result<IntValue<'_>, Error> {
-    value
-        .try_into()
-        .map_err(|_| Error::UnexpectedType("integer"))
+    value.try_into().map_err(|_| Error::UnexpectedType("integer"))
 }
 
 /// `value` as a float.
@@ -409,22 +360,15 @@ pub fn float(value: BasicValueEnum<'_>) -> Result<FloatValue<'_>, Error> {
 
 /// `value` as a pointer.
 pub fn pointer(value: BasicValueEnum<'_>) -> Result<PointerValue<'_>, Error> {
-    value
-        .try_into()
-        .map_err(|_| Error::UnexpectedType("pointer"))
+    value.try_into().map_err(|_| Error::UnexpectedType("pointer"))
 }
 
 /// `value` as a vector.
 pub fn vector(value: BasicValueEnum<'_>) -> Result<VectorValue<'_>, Error> {
-    value
-        .try_into()
-        .map_err(|_| Error::UnexpectedType("vector"))
+    value.try_into().map_err(|_| Error::UnexpectedType("vector"))
 }
 
 fn align_to_float(loaded: BasicValueEnum<'_>) -> Result<(), Error> {
-    let load = loaded
-        .as_instruction_value()
-        .ok_or(Error::UnexpectedType("load"))?;
-    load.set_alignment(4)
-        .map_err(|_| Error::UnexpectedType("load"))
+    let load = loaded.as_instruction_value().ok_or(Error::UnexpectedType("load"))?;
+    load.set_alignment(4).map_err(|_| Error::UnexpectedType("load"))
 }

@@ -28,12 +28,8 @@ pub fn emit_pack_along<'c>(
     width: usize,
 ) -> Result<(), Error> {
     let f = Emitter::function(context, module, machine, name, &PARAMS);
-    let (k, source, steps, panel) = (
-        f.int_param(0)?,
-        f.pointer_param(1)?,
-        f.pointer_param(2)?,
-        f.pointer_param(3)?,
-    );
+    let (k, source, steps, panel) =
+        (f.int_param(0)?, f.pointer_param(1)?, f.pointer_param(2)?, f.pointer_param(3)?);
     f.for_loop((f.int(0), k, 1), &[panel.into()], |p, carried| {
         let panel = super::pointer(carried[0])?;
         let line = f.float_address(source, f.load_int(steps, p)?)?;
@@ -78,12 +74,8 @@ fn emit_transposed_lines<'c>(
     first: IntValue<'c>,
     block: usize,
 ) -> Result<(), Error> {
-    let (k, source, lines, panel) = (
-        f.int_param(0)?,
-        f.pointer_param(1)?,
-        f.pointer_param(2)?,
-        f.pointer_param(3)?,
-    );
+    let (k, source, lines, panel) =
+        (f.int_param(0)?, f.pointer_param(1)?, f.pointer_param(2)?, f.pointer_param(3)?);
     let line = (0..block)
         .map(|i| {
             let i = f.builder().build_int_nsw_add(first, f.int(i), "")?;
@@ -133,12 +125,8 @@ fn emit_transpose<'c>(
     let mut size = 1;
     while size < n {
         let keep = |lane: usize| lane & size == 0;
-        let upper: Vec<_> = (0..n)
-            .map(|l| if keep(l) { l } else { n + l - size })
-            .collect();
-        let lower: Vec<_> = (0..n)
-            .map(|l| if keep(l) { l + size } else { n + l })
-            .collect();
+        let upper: Vec<_> = (0..n).map(|l| if keep(l) { l } else { n + l - size }).collect();
+        let lower: Vec<_> = (0..n).map(|l| if keep(l) { l + size } else { n + l }).collect();
         for i in (0..n).filter(|&i| keep(i)) {
             let (a, b) = (rows[i], rows[i + size]);
             rows[i] = f.shuffle(a, b, &upper)?;

@@ -7,8 +7,7 @@ use super::jit::Jit;
 use crate::kernels::attention::{Ancestors, AttentionShape, CACHE_BLOCK, CacheShape};
 use crate::kernels::{Error, names};
 
-type Attend =
-    unsafe extern "C" fn(i64, *const i32, *const f32, *const f32, *const f32, i64, f32, *mut f32);
+type Attend = unsafe extern "C" fn(i64, *const i32, *const f32, *const f32, *const f32, i64, f32, *mut f32);
 type Backward = unsafe extern "C" fn(
     i64,
     *const i32,
@@ -114,12 +113,7 @@ impl AttentionKernels {
         let (attend, backward) = (names::attend(head_dim), names::attend_backward(head_dim));
         // SAFETY: `emit_attend` and `emit_backward` gave these names exactly these signatures, and `_code` keeps them.
         let (attend, backward) = unsafe { (code.function(&attend)?, code.function(&backward)?) };
-        Ok(AttentionKernels {
-            head_dim,
-            attend,
-            backward,
-            _code: code.clone(),
-        })
+        Ok(AttentionKernels { head_dim, attend, backward, _code: code.clone() })
     }
 
     /// The head size they are for.
@@ -146,12 +140,7 @@ impl AttentionKernels {
     ) {
         let places = stack.len().min(tree.subtree_end.len());
         assert!(places >= part.tokens.end, "a place for each token");
-        let query = Query {
-            shape: &tree.shape,
-            scale: tree.scale,
-            input,
-            out,
-        };
+        let query = Query { shape: &tree.shape, scale: tree.scale, input, out };
         let mut ancestors = Ancestors::new(tree.subtree_end, stack);
         for token in 0..part.tokens.end {
             let Some(rows) = ancestors.advance() else {
@@ -170,12 +159,7 @@ impl AttentionKernels {
     /// The query's tensors hold its shape; token and heads are inside it; `rows` is not empty and
     /// inside k and v.
     unsafe fn attend_row(&self, query: &Query, token: usize, heads: Range<usize>, rows: &[i32]) {
-        let Query {
-            shape,
-            scale,
-            input,
-            out,
-        } = *query;
+        let Query { shape, scale, input, out } = *query;
         let (count, stride) = (rows.len() as i64, shape.kv_stride() as i64);
         for head in heads {
             let kv = head * shape.head_dim;
@@ -229,19 +213,14 @@ impl AttentionKernels {
                 return;
             };
             let (count, rows) = (rows.len() as i64, rows.as_ptr());
-            for (head, member) in heads
-                .clone()
-                .flat_map(|h| (0..shape.group).map(move |m| (h, m)))
-            {
+            for (head, member) in heads.clone().flat_map(|h| (0..shape.group).map(move |m| (h, m))) {
                 let (at, kv) = (q_offset(shape, token, head, member), head * shape.head_dim);
                 // SAFETY: head, token and ancestors are inside the tensors, by the caller's promise.
                 unsafe {
                     let (q, k, v) = (input.q.add(at), input.k.add(kv), input.v.add(kv));
                     let (dout, dq) = (gradients.dout.add(at), gradients.dq.add(at));
                     let (dk, dv) = (gradients.dk.add(kv), gradients.dv.add(kv));
-                    (self.backward)(
-                        count, rows, q, k, v, stride, tree.scale, dout, scratch, dq, dk, dv,
-                    );
+                    (self.backward)(count, rows, q, k, v, stride, tree.scale, dout, scratch, dq, dk, dv);
                 }
             }
         }
@@ -267,14 +246,8 @@ impl AttentionKernels {
             let (from, to) = (row * floats, place * floats);
             // SAFETY: both rows are inside their tensors, which are distinct, by the caller's promise.
             unsafe {
-                cache
-                    .k
-                    .add(to)
-                    .copy_from_nonoverlapping(input.k.add(from), floats);
-                cache
-                    .v
-                    .add(to)
-                    .copy_from_nonoverlapping(input.v.add(from), floats);
+                cache.k.add(to).copy_from_nonoverlapping(input.k.add(from), floats);
+                cache.v.add(to).copy_from_nonoverlapping(input.v.add(from), floats);
             }
         }
     }
@@ -297,17 +270,8 @@ impl AttentionKernels {
         part: &Part,
         places: &mut [i32],
     ) {
-        let input = AttentionInputs {
-            q,
-            k: cache.k,
-            v: cache.v,
-        };
-        let query = Query {
-            shape: &pages.shape,
-            scale: pages.scale,
-            input,
-            out,
-        };
+        let input = AttentionInputs { q, k: cache.k, v: cache.v };
+        let query = Query { shape: &pages.shape, scale: pages.scale, input, out };
         for row in part.tokens.clone() {
             let places = &mut places[..pages.position[row] as usize + 1];
             for (at, place) in places.iter_mut().enumerate() {

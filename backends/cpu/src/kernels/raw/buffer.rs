@@ -27,9 +27,7 @@ impl AlignedFloats {
         let layout = Self::layout(len);
         // SAFETY: the layout has at least one element, so it is not empty.
         let data = unsafe { alloc_zeroed(layout) };
-        let Some(data) = NonNull::new(data.cast()) else {
-            handle_alloc_error(layout)
-        };
+        let Some(data) = NonNull::new(data.cast()) else { handle_alloc_error(layout) };
         AlignedFloats { data, len }
     }
 

@@ -51,16 +51,8 @@ impl GemmKernels {
             let [store, update] = Epilogue::ALL.map(|epilogue| micro(shape, epilogue));
             let (rows, cols) = (shape.rows, shape.vectors * machine.lanes);
             let is_narrow = shape.vectors < shape.panel_vectors;
-            let list = if is_narrow {
-                &mut narrow
-            } else {
-                &mut by_height
-            };
-            list.push(Micro {
-                rows,
-                cols,
-                code: [store?, update?],
-            });
+            let list = if is_narrow { &mut narrow } else { &mut by_height };
+            list.push(Micro { rows, cols, code: [store?, update?] });
         }
         Ok(GemmKernels {
             by_height,
@@ -85,10 +77,7 @@ impl GemmKernels {
     /// The smallest kernel that takes `rows`, packed in a panel of their height, and `cols`.
     fn micro(&self, rows: usize, cols: usize) -> &Micro {
         let full = self.fitting(rows);
-        let fits = self
-            .narrow
-            .iter()
-            .find(|micro| micro.rows == full.rows && micro.cols >= cols);
+        let fits = self.narrow.iter().find(|micro| micro.rows == full.rows && micro.cols >= cols);
         fits.unwrap_or(full)
     }
 }
@@ -155,11 +144,7 @@ impl GemmPlan {
                 depth: 0..self.depth(),
             };
             // SAFETY: by the caller's promise; a panel takes nr × K floats.
-            unsafe {
-                kernels
-                    .pack_b
-                    .pack(&panel, source, to.add(i * self.nr * self.depth()))
-            };
+            unsafe { kernels.pack_b.pack(&panel, source, to.add(i * self.nr * self.depth())) };
         }
     }
 
@@ -172,16 +157,8 @@ impl GemmPlan {
     ///   and nobody else touches those elements meanwhile. It overlaps neither an input nor the
     ///   workspace.
     /// - The workspace has [`GemmPlan::workspace_len`] floats of this thread's own.
-    pub unsafe fn run(
-        &self,
-        task: &Task,
-        a: *const f32,
-        b: *const f32,
-        done: &mut dyn FnMut(TileDone),
-    ) {
-        let Task {
-            region, kernels, ..
-        } = *task;
+    pub unsafe fn run(&self, task: &Task, a: *const f32, b: *const f32, done: &mut dyn FnMut(TileDone)) {
+        let Task { region, kernels, .. } = *task;
         let block_of_a = self.packed_workspace_len().next_multiple_of(16);
         // SAFETY: the workspace holds a block of A, then the packed panels.
         let data = unsafe { task.workspace.add(block_of_a) };
@@ -190,8 +167,8 @@ impl GemmPlan {
             let target = Target { task, batch };
             for first in panels.clone().step_by(self.blocking.panels) {
                 let group = first..panels.end.min(first + self.blocking.panels);
-                let cols = region.cols.start.max(group.start * self.nr)
-                    ..region.cols.end.min(group.end * self.nr);
+                let cols =
+                    region.cols.start.max(group.start * self.nr)..region.cols.end.min(group.end * self.nr);
                 let mut ignored = |_| {};
                 let is_last = group.end == panels.end;
                 let done: &mut dyn FnMut(TileDone) = if is_last { done } else { &mut ignored };
@@ -242,40 +219,21 @@ impl GemmPlan {
         cols: Range<usize>,
         done: &mut dyn FnMut(TileDone),
     ) {
-        let Task {
-            region,
-            kernels,
-            workspace,
-            ..
-        } = *target.task;
+        let Task { region, kernels, workspace, .. } = *target.task;
         let a = a.wrapping_offset(self.batch[target.batch][0] as isize);
         for first in region.rows.clone().step_by(self.blocking.mc) {
             let rows = first..region.rows.end.min(first + self.blocking.mc);
             for depth in self.k_blocks() {
                 let is_first = depth.start == 0;
-                let epilogue = if is_first {
-                    target.task.epilogue
-                } else {
-                    Epilogue::Update
-                };
+                let epilogue = if is_first { target.task.epilogue } else { Epilogue::Update };
                 // SAFETY: by the caller's promise.
                 unsafe {
                     self.pack_a(kernels, a, workspace, rows.clone(), depth.clone());
-                    let pass = Pass {
-                        plan: self,
-                        kernels,
-                        target,
-                        depth,
-                        epilogue,
-                    };
+                    let pass = Pass { plan: self, kernels, target, depth, epilogue };
                     pass.block(workspace, packed, rows.clone(), cols.clone());
                 }
             }
-            done(TileDone {
-                batch: target.batch,
-                rows,
-                cols: region.cols.clone(),
-            });
+            done(TileDone { batch: target.batch, rows, cols: region.cols.clone() });
         }
     }
 
@@ -294,12 +252,7 @@ impl GemmPlan {
         for (i, first) in rows.clone().step_by(self.mr).enumerate() {
             let range = first..rows.end.min(first + self.mr);
             let height = kernels.height(range.len());
-            let panel = Panel {
-                lines: &self.a_m,
-                range,
-                steps: &self.a_k,
-                depth: depth.clone(),
-            };
+            let panel = Panel { lines: &self.a_m, range, steps: &self.a_k, depth: depth.clone() };
             // SAFETY: panel `i` begins after `i` full ones; by the caller's promise there is room.
             unsafe {
                 let to = to.add(i * self.mr * depth.len());
@@ -334,11 +287,7 @@ impl Target<'_> {
                 let batch = plan.batch[self.batch][2];
                 base.wrapping_offset((batch + plan.c_m.at(row) + plan.c_n.at(col)) as isize)
             }
-            Output::Dense {
-                base,
-                row_stride,
-                batch_stride,
-            } => {
+            Output::Dense { base, row_stride, batch_stride } => {
                 let batch = (self.batch - self.task.region.batch.start) * batch_stride;
                 let row = (row - self.task.region.rows.start) * row_stride;
                 base.wrapping_add(batch + row + col - self.task.region.cols.start)
@@ -374,13 +323,7 @@ impl Pass<'_> {
     ///
     /// # Safety
     /// `a` holds the packed rows, `packed` the panels of `cols`, and the target is writable.
-    unsafe fn block(
-        &self,
-        a: *const f32,
-        packed: PackedPanels,
-        rows: Range<usize>,
-        cols: Range<usize>,
-    ) {
+    unsafe fn block(&self, a: *const f32, packed: PackedPanels, rows: Range<usize>, cols: Range<usize>) {
         let GemmPlan { mr, nr, .. } = *self.plan;
         for panel in cols.start / nr..cols.end.div_ceil(nr) {
             let tile_cols = cols.start.max(panel * nr)..cols.end.min((panel + 1) * nr);

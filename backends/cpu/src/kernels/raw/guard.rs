@@ -18,10 +18,7 @@ impl Guarded {
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
         let inside = bytes.next_multiple_of(page);
         let map_len = inside + 2 * page;
-        let (access, kind) = (
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-        );
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: a fresh mapping; both guard pages are inside it; the copy fits between them.
         unsafe {
             let map = libc::mmap(std::ptr::null_mut(), map_len, access, kind, -1, 0);
@@ -32,12 +29,7 @@ impl Guarded {
             }
             let start = map.add(page + inside - bytes).cast::<f32>();
             start.copy_from_nonoverlapping(values.as_ptr(), values.len());
-            Guarded {
-                map,
-                map_len,
-                start,
-                len: values.len(),
-            }
+            Guarded { map, map_len, start, len: values.len() }
         }
     }
 

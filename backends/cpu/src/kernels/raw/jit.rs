@@ -117,10 +117,7 @@ impl JitBuilder {
         let module: Module<'static> = unsafe { Module::new(module.cast()) };
         // SAFETY: as in `add_module`.
         let context = unsafe { self.context.get() };
-        for function in module
-            .get_functions()
-            .filter(|f| f.count_basic_blocks() > 0)
-        {
+        for function in module.get_functions().filter(|f| f.count_basic_blocks() > 0) {
             self.machine.set_target(context, function);
         }
         self.optimise_and_keep(module, TRANSLATED)
@@ -139,10 +136,7 @@ impl JitBuilder {
         let name = module.get_name().to_string_lossy().into_owned();
         module.set_triple(&self.target.get_triple());
         module.set_data_layout(&self.target.get_target_data().get_data_layout());
-        module.verify().map_err(|text| Error::Verify {
-            module: name.clone(),
-            message: text.to_string(),
-        })?;
+        module.verify().map_err(|text| Error::Verify { module: name.clone(), message: text.to_string() })?;
         // SAFETY: as in `add_module`; `module` is of this context.
         let context = unsafe { self.context.get() };
         let functions = math::replace_exp(context, &module, &self.machine)?;
@@ -156,15 +150,10 @@ impl JitBuilder {
     }
 
     fn run_passes(&self, module: &Module<'_>, passes: &str) -> Result<(), Error> {
-        module
-            .run_passes(passes, &self.target, PassBuilderOptions::create())
-            .map_err(|text| {
-                let module = module.get_name().to_string_lossy().into_owned();
-                Error::Compile {
-                    module,
-                    message: text.to_string(),
-                }
-            })
+        module.run_passes(passes, &self.target, PassBuilderOptions::create()).map_err(|text| {
+            let module = module.get_name().to_string_lossy().into_owned();
+            Error::Compile { module, message: text.to_string() }
+        })
     }
 
     /// Every module so far, optimised, in the form asked for: (module's name, contents).
@@ -189,10 +178,9 @@ impl JitBuilder {
         if let Some(whole) = modules.next() {
             for module in modules {
                 let name = module.get_name().to_string_lossy().into_owned();
-                whole.link_in_module(module).map_err(|text| Error::Compile {
-                    module: name,
-                    message: text.to_string(),
-                })?;
+                whole
+                    .link_in_module(module)
+                    .map_err(|text| Error::Compile { module: name, message: text.to_string() })?;
             }
             self.modules.push(whole);
         }
@@ -200,16 +188,10 @@ impl JitBuilder {
     }
 
     fn machine_code(&self, module: &Module<'_>, kind: FileType) -> Result<Vec<u8>, Error> {
-        let buffer = self
-            .target
-            .write_to_memory_buffer(module, kind)
-            .map_err(|text| {
-                let module = module.get_name().to_string_lossy().into_owned();
-                Error::Compile {
-                    module,
-                    message: text.to_string(),
-                }
-            })?;
+        let buffer = self.target.write_to_memory_buffer(module, kind).map_err(|text| {
+            let module = module.get_name().to_string_lossy().into_owned();
+            Error::Compile { module, message: text.to_string() }
+        })?;
         Ok(buffer.as_slice().to_vec())
     }
 
@@ -220,10 +202,7 @@ impl JitBuilder {
         let root = context.create_module("root");
         let engine = root
             .create_jit_execution_engine(OptimizationLevel::Aggressive)
-            .map_err(|text| Error::Compile {
-                module: "root".into(),
-                message: text.to_string(),
-            })?;
+            .map_err(|text| Error::Compile { module: "root".into(), message: text.to_string() })?;
         let mut names = Vec::new();
         for module in self.modules.drain(..) {
             for (symbol, address) in &self.symbols {
@@ -241,16 +220,11 @@ impl JitBuilder {
         drop(root);
         let mut addresses = HashMap::with_capacity(names.len());
         for name in names {
-            let address = engine
-                .get_function_address(&name)
-                .map_err(|_| Error::MissingFunction(name.clone()))?;
+            let address =
+                engine.get_function_address(&name).map_err(|_| Error::MissingFunction(name.clone()))?;
             addresses.insert(name, address);
         }
-        Ok(Jit {
-            addresses,
-            engine: ManuallyDrop::new(engine),
-            _context: self.context,
-        })
+        Ok(Jit { addresses, engine: ManuallyDrop::new(engine), _context: self.context })
     }
 }
 
@@ -282,10 +256,7 @@ impl Jit {
     ///
     /// Calling it is the caller's promise: that the type is right, and that this `Jit` lives.
     pub fn address(&self, name: &str) -> Result<usize, Error> {
-        self.addresses
-            .get(name)
-            .copied()
-            .ok_or_else(|| Error::MissingFunction(name.to_owned()))
+        self.addresses.get(name).copied().ok_or_else(|| Error::MissingFunction(name.to_owned()))
     }
 
     /// The compiled function `name` as a function pointer of type `F`.
@@ -294,12 +265,7 @@ impl Jit {
     /// `F` is an `unsafe extern "C" fn` of the type that the function was emitted with, and is
     /// not called after this `Jit` is gone.
     pub unsafe fn function<F: Copy>(&self, name: &str) -> Result<F, Error> {
-        const {
-            assert!(
-                size_of::<F>() == size_of::<usize>(),
-                "F is a function pointer"
-            )
-        };
+        const { assert!(size_of::<F>() == size_of::<usize>(), "F is a function pointer") };
         let address = self.address(name)?;
         // SAFETY: a function pointer is an address; the type is the caller's promise.
         Ok(unsafe { std::mem::transmute_copy(&address) })
@@ -341,9 +307,7 @@ mod tests {
     fn a_function_runs_on_another_thread_after_the_builder_is_gone() {
         let machine = Machine::host().expect("host");
         let mut builder = JitBuilder::new(&machine).expect("builder");
-        builder
-            .add_module("one", |c, m, t| emit_store(c, m, t, 2.5))
-            .expect("module");
+        builder.add_module("one", |c, m, t| emit_store(c, m, t, 2.5)).expect("module");
         let jit = std::sync::Arc::new(builder.finish().expect("jit"));
         let thread = std::thread::spawn(move || {
             let mut result = 0.0f32;
@@ -377,15 +341,9 @@ mod tests {
         assert!(object.starts_with(b"\x7fELF"));
         // ELF-64: the table of sections begins at `e_shoff`, 64 bytes a section, and ends the file.
         let field = |at: usize, len: usize| {
-            object[at..at + len]
-                .iter()
-                .rev()
-                .fold(0usize, |sum, &byte| sum << 8 | usize::from(byte))
+            object[at..at + len].iter().rev().fold(0usize, |sum, &byte| sum << 8 | usize::from(byte))
         };
-        assert_eq!(
-            field(0x28, 8) + field(0x3c, 2) * field(0x3a, 2),
-            object.len()
-        );
+        assert_eq!(field(0x28, 8) + field(0x3c, 2) * field(0x3a, 2), object.len());
         assert!(builder.finish().expect("jit").address("store").is_ok());
     }
 
@@ -393,9 +351,6 @@ mod tests {
     fn an_unknown_name_is_an_error() {
         let jit = JitBuilder::new(&Machine::host().expect("host"));
         let jit = jit.expect("builder").finish().expect("jit");
-        assert!(matches!(
-            jit.address("nothing"),
-            Err(Error::MissingFunction(_))
-        ));
+        assert!(matches!(jit.address("nothing"), Err(Error::MissingFunction(_))));
     }
 }

@@ -31,12 +31,7 @@ impl Limits {
         let code = Arc::new(builder.finish()?);
         // SAFETY: `measure::emit_*` gave these names exactly these signatures, and `_code` keeps them.
         let (peak, read) = unsafe { (code.function(PEAK)?, code.function(READ)?) };
-        Ok(Limits {
-            lanes: machine.lanes,
-            peak,
-            read,
-            _code: code,
-        })
+        Ok(Limits { lanes: machine.lanes, peak, read, _code: code })
     }
 
     /// Floating-point operations a second of independent multiply-adds, over about a millisecond.

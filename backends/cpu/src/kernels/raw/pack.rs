@@ -36,11 +36,7 @@ impl Packer {
         let (along, across) = (names::pack_along(width), names::pack_across(width));
         // SAFETY: `emit_pack_*` gave these names exactly this signature; who holds this keeps the code.
         let (along, across) = unsafe { (code.function(&along)?, code.function(&across)?) };
-        Ok(Packer {
-            width,
-            along,
-            across,
-        })
+        Ok(Packer { width, along, across })
     }
 
     /// Packs a panel of `self.width` lines, those beyond the range as zeros.
@@ -86,9 +82,8 @@ pub(super) unsafe fn pack_any(panel: &Panel, width: usize, source: *const f32, t
         for i in 0..width {
             // SAFETY: (p, i) is inside the panel; the source element is one the caller promised.
             unsafe {
-                let element = lines
-                    .get(i)
-                    .map_or(0.0, |line| *source.wrapping_offset((line + step) as isize));
+                let element =
+                    lines.get(i).map_or(0.0, |line| *source.wrapping_offset((line + step) as isize));
                 *to.add(p * width + i) = element;
             }
         }

@@ -83,10 +83,7 @@ impl Product {
         let (plan, a, packed) = (&self.plan, &self.a, &self.packed);
         let c = Shared(self.c.as_mut_ptr());
         let multiply = |rows: Range<usize>, workspace: &mut AlignedFloats| {
-            let region = Region {
-                rows,
-                ..plan.whole()
-            };
+            let region = Region { rows, ..plan.whole() };
             let task = Task {
                 kernels: kernels.gemm(),
                 region: &region,
@@ -137,8 +134,7 @@ mod tests {
         let results: Vec<Vec<u32>> = [1, 2, 3, 7]
             .into_iter()
             .map(|threads| {
-                let mut product =
-                    Product::new(&kernels, (61, 130, 300), true, threads).expect("plan");
+                let mut product = Product::new(&kernels, (61, 130, 300), true, threads).expect("plan");
                 product.pack(&kernels);
                 product.multiply(&kernels);
                 product.result().iter().map(|x| x.to_bits()).collect()
@@ -151,9 +147,7 @@ mod tests {
     #[test]
     fn shares_cover_everything_once() {
         for (count, unit, threads) in [(0, 6, 2), (5, 6, 2), (100, 6, 3), (12, 6, 5)] {
-            let parts: Vec<_> = (0..threads)
-                .map(|t| share(count, unit, t, threads))
-                .collect();
+            let parts: Vec<_> = (0..threads).map(|t| share(count, unit, t, threads)).collect();
             assert_eq!((parts[0].start, parts[threads - 1].end), (0, count));
             assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
         }

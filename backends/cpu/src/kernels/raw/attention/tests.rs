@@ -41,40 +41,20 @@ struct Case {
 
 impl Case {
     fn new(parents: &[usize], kv_heads: usize, group: usize, head_dim: usize) -> Self {
-        let shape = AttentionShape {
-            tokens: parents.len(),
-            kv_heads,
-            group,
-            head_dim,
-        };
+        let shape = AttentionShape { tokens: parents.len(), kv_heads, group, head_dim };
         let [q, kv] = [shape.q_stride(), shape.kv_stride()].map(|stride| stride * shape.tokens);
         let scale = 1.7 / (head_dim as f32).sqrt();
         let (q, k, v) = (values(q, 3), values(kv, 5), values(kv, 7));
         let [q, k, v] = [q, k, v].map(|floats| Guarded::new(&floats));
-        Case {
-            shape,
-            subtree_end: subtree_ends(parents),
-            scale,
-            q,
-            k,
-            v,
-        }
+        Case { shape, subtree_end: subtree_ends(parents), scale, q, k, v }
     }
 
     fn input(&self) -> AttentionInputs {
-        AttentionInputs {
-            q: self.q.as_ptr(),
-            k: self.k.as_ptr(),
-            v: self.v.as_ptr(),
-        }
+        AttentionInputs { q: self.q.as_ptr(), k: self.k.as_ptr(), v: self.v.as_ptr() }
     }
 
     fn tree(&self) -> PackedTree<'_> {
-        PackedTree {
-            shape: self.shape,
-            subtree_end: &self.subtree_end,
-            scale: self.scale,
-        }
+        PackedTree { shape: self.shape, subtree_end: &self.subtree_end, scale: self.scale }
     }
 
     fn slices(&self) -> [&[f32]; 3] {
@@ -86,16 +66,10 @@ impl Case {
         let attention = kernels.attention(self.shape.head_dim).expect("head size");
         let mut out = Guarded::new(&vec![f32::NAN; self.q.len()]);
         let mut stack = vec![0; self.shape.tokens];
-        let (head, token) = (
-            cut % (self.shape.kv_heads + 1),
-            cut % (self.shape.tokens + 1),
-        );
+        let (head, token) = (cut % (self.shape.kv_heads + 1), cut % (self.shape.tokens + 1));
         for heads in [head..self.shape.kv_heads, 0..head] {
             for tokens in [token..self.shape.tokens, 0..token] {
-                let part = Part {
-                    heads: heads.clone(),
-                    tokens,
-                };
+                let part = Part { heads: heads.clone(), tokens };
                 // SAFETY: the vectors hold the shape.
                 unsafe {
                     let out = out.as_mut_ptr();
@@ -108,9 +82,7 @@ impl Case {
 
     fn backward(&self, kernels: &Kernels, dout: &[f32], cut: usize) -> [Vec<f32>; 3] {
         let attention = kernels.attention(self.shape.head_dim).expect("head size");
-        let [mut dq, mut dk, mut dv] = self
-            .slices()
-            .map(|x| Guarded::new(&vec![f32::NAN; x.len()]));
+        let [mut dq, mut dk, mut dv] = self.slices().map(|x| Guarded::new(&vec![f32::NAN; x.len()]));
         let gradients = AttentionGradients {
             dout: dout.as_ptr(),
             dq: dq.as_mut_ptr(),
@@ -131,9 +103,7 @@ impl Case {
     }
 
     fn ancestors(&self, token: usize) -> Vec<usize> {
-        (0..=token)
-            .filter(|&other| (token as i32) < self.subtree_end[other])
-            .collect()
+        (0..=token).filter(|&other| (token as i32) < self.subtree_end[other]).collect()
     }
 }
 
@@ -156,29 +126,18 @@ fn subtree_ends(parents: &[usize]) -> Vec<i32> {
 
 /// Mostly chains, with forks and new trees.
 fn tree() -> impl Strategy<Value = Vec<usize>> {
-    prop::collection::vec(
-        prop_oneof![8 => Just(0usize), 1 => 1usize..8, 1 => Just(1000)],
-        0..70,
-    )
+    prop::collection::vec(prop_oneof![8 => Just(0usize), 1 => 1usize..8, 1 => Just(1000)], 0..70)
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    (
-        tree(),
-        1usize..4,
-        1usize..4,
-        prop::sample::select(&HEAD_DIMS[..]),
-    )
+    (tree(), 1usize..4, 1usize..4, prop::sample::select(&HEAD_DIMS[..]))
         .prop_map(|(tree, kv_heads, group, dim)| Case::new(&tree, kv_heads, group, dim))
 }
 
 fn assert_close(ours: &[f32], expected: impl IntoIterator<Item = f64>) {
     for (i, (&x, y)) in ours.iter().zip(expected).enumerate() {
         let difference = (f64::from(x) - y).abs();
-        assert!(
-            difference <= 2e-5 * y.abs().max(1.0),
-            "element {i}: {x}, expected {y}"
-        );
+        assert!(difference <= 2e-5 * y.abs().max(1.0), "element {i}: {x}, expected {y}");
     }
 }
 
@@ -236,48 +195,24 @@ proptest! {
 }
 
 /// Decodes the tokens of `path`, some rows a step, in blocks that lie anywhere in the cache.
-fn decode(
-    kernels: &Kernels,
-    case: &Case,
-    path: &[usize],
-    rows_at_once: usize,
-    shuffle: usize,
-) -> Vec<f32> {
+fn decode(kernels: &Kernels, case: &Case, path: &[usize], rows_at_once: usize, shuffle: usize) -> Vec<f32> {
     let attention = kernels.attention(case.shape.head_dim).expect("head size");
     let width = path.len().div_ceil(CACHE_BLOCK);
-    let cache_shape = CacheShape {
-        blocks: width + 50,
-        table_width: width,
-    };
-    let table: Vec<i32> = (0..width)
-        .map(|block| ((block + shuffle) % (width + 50)) as i32)
-        .collect();
+    let cache_shape = CacheShape { blocks: width + 50, table_width: width };
+    let table: Vec<i32> = (0..width).map(|block| ((block + shuffle) % (width + 50)) as i32).collect();
     let floats = cache_shape.blocks * CACHE_BLOCK * case.shape.kv_stride();
     let (mut k_cache, mut v_cache) = (vec![f32::NAN; floats], vec![f32::NAN; floats]);
-    let cache = Cache {
-        k: k_cache.as_mut_ptr(),
-        v: v_cache.as_mut_ptr(),
-    };
+    let cache = Cache { k: k_cache.as_mut_ptr(), v: v_cache.as_mut_ptr() };
     let gather = |from: &[f32], stride: usize, tokens: &[usize]| -> Vec<f32> {
-        tokens
-            .iter()
-            .flat_map(|&token| from[token * stride..(token + 1) * stride].to_vec())
-            .collect()
+        tokens.iter().flat_map(|&token| from[token * stride..(token + 1) * stride].to_vec()).collect()
     };
     let mut decoded = Vec::new();
     let mut places = vec![0; path.len()];
     for (step, tokens) in path.chunks(rows_at_once).enumerate() {
-        let shape = AttentionShape {
-            tokens: tokens.len(),
-            ..case.shape
-        };
-        let position: Vec<i32> = (0..tokens.len())
-            .map(|row| (step * rows_at_once + row) as i32)
-            .collect();
+        let shape = AttentionShape { tokens: tokens.len(), ..case.shape };
+        let position: Vec<i32> = (0..tokens.len()).map(|row| (step * rows_at_once + row) as i32).collect();
         let block_table = table.repeat(tokens.len());
-        cache_shape
-            .check(&shape, &block_table, &position)
-            .expect("tables fit");
+        cache_shape.check(&shape, &block_table, &position).expect("tables fit");
         let pages = Pages {
             shape,
             cache: cache_shape,
@@ -288,18 +223,11 @@ fn decode(
         let q = gather(&case.q, shape.q_stride(), tokens);
         let k = gather(&case.k, shape.kv_stride(), tokens);
         let v = gather(&case.v, shape.kv_stride(), tokens);
-        let input = AttentionInputs {
-            q: q.as_ptr(),
-            k: k.as_ptr(),
-            v: v.as_ptr(),
-        };
+        let input = AttentionInputs { q: q.as_ptr(), k: k.as_ptr(), v: v.as_ptr() };
         let mut out = vec![f32::NAN; q.len()];
         // SAFETY: the vectors hold their shapes, and the tables were checked.
         unsafe {
-            let part = Part {
-                heads: 0..shape.kv_heads,
-                tokens: 0..tokens.len(),
-            };
+            let part = Part { heads: 0..shape.kv_heads, tokens: 0..tokens.len() };
             attention.write_cache(&pages, input, cache, 0..tokens.len());
             let out = out.as_mut_ptr();
             attention.attend_paged(&pages, q.as_ptr(), cache, out, &part, &mut places);
@@ -315,8 +243,7 @@ fn large_scores_do_not_overflow() {
     case.scale = 300.0;
     for kernels in all_kernels() {
         let out = case.forward(kernels, 0);
-        let expected =
-            reference::attention(&case.shape, case.slices(), &case.subtree_end, case.scale);
+        let expected = reference::attention(&case.shape, case.slices(), &case.subtree_end, case.scale);
         for (x, y) in out.iter().zip(&expected) {
             assert!((x - y).abs() < 2e-3, "{x}, expected {y}");
         }

@@ -8,8 +8,7 @@ use proptest::prelude::*;
 
 use super::super::guard::Guarded;
 use crate::kernels::{
-    Contraction, Dim, Epilogue, GemmPlan, Isa, Kernels, Machine, Output, Region, Task, TileDone,
-    reference,
+    Contraction, Dim, Epilogue, GemmPlan, Isa, Kernels, Machine, Output, Region, Task, TileDone, reference,
 };
 
 /// Kernels of every instruction set of this machine.
@@ -32,10 +31,7 @@ fn values(count: usize, seed: usize) -> Vec<f32> {
 }
 
 fn span_len(range: &Range<i64>) -> usize {
-    assert!(
-        range.start == 0 || range.is_empty(),
-        "tests use non-negative strides"
-    );
+    assert!(range.start == 0 || range.is_empty(), "tests use non-negative strides");
     range.end.max(0) as usize
 }
 
@@ -57,12 +53,7 @@ impl Case {
     fn new(contraction: &Contraction, kernels: &Kernels) -> Self {
         let plan = GemmPlan::new(contraction, kernels.machine()).expect("plan");
         let [a, b, c] = plan.spans().map(|range| span_len(&range));
-        Case {
-            plan,
-            a: Guarded::new(&values(a, 1)),
-            b: Guarded::new(&values(b, 2)),
-            c_len: c,
-        }
+        Case { plan, a: Guarded::new(&values(a, 1)), b: Guarded::new(&values(b, 2)), c_len: c }
     }
 
     /// Computes a region into `c`, with guarded scratch memory.
@@ -86,13 +77,7 @@ impl Case {
         });
         let (p, w) = (packed.as_mut_ptr(), workspace.as_mut_ptr());
         let mut hook = |tile| done.push(tile);
-        let task = Task {
-            kernels: gemm,
-            region,
-            output,
-            epilogue,
-            workspace: w,
-        };
+        let task = Task { kernels: gemm, region, output, epilogue, workspace: w };
         // SAFETY: operands have their spans, scratch has its length, the output is the caller's vector.
         unsafe {
             match packing {
@@ -108,12 +93,7 @@ impl Case {
             }
         }
         for scratch in [packed, workspace] {
-            assert!(
-                scratch[scratch.len() - GUARD..]
-                    .iter()
-                    .all(|&x| x == UNTOUCHED),
-                "overrun"
-            );
+            assert!(scratch[scratch.len() - GUARD..].iter().all(|&x| x == UNTOUCHED), "overrun");
         }
         done
     }
@@ -128,9 +108,7 @@ impl Case {
         before: f32,
     ) -> Vec<f32> {
         let mut c = vec![before; self.c_len];
-        let output = Output::Planned {
-            base: c.as_mut_ptr(),
-        };
+        let output = Output::Planned { base: c.as_mut_ptr() };
         self.run(kernels, output, epilogue, region, packing);
         c
     }
@@ -156,29 +134,18 @@ fn lay_out(extents: &[usize], keys: &[u32], pad: usize) -> Vec<isize> {
 fn contraction() -> impl Strategy<Value = Contraction> {
     let group = |most: usize| prop::collection::vec(extent(), 0..=most);
     let keys = || prop::collection::vec(0u32..100, 8);
-    (
-        group(1),
-        group(2),
-        group(2),
-        group(2),
-        keys(),
-        keys(),
-        keys(),
-        0usize..3,
-    )
+    (group(1), group(2), group(2), group(2), keys(), keys(), keys(), 0usize..3)
         .prop_filter("small enough for a test", |(batch, m, n, k, ..)| {
             [batch, m, n, k].into_iter().flatten().product::<usize>() < 1 << 19
         })
         .prop_map(|(batch, m, n, k, a_keys, b_keys, c_keys, pad)| {
-            let strides =
-                |groups: [&[usize]; 3], keys: &[u32]| lay_out(&groups.concat(), keys, pad);
+            let strides = |groups: [&[usize]; 3], keys: &[u32]| lay_out(&groups.concat(), keys, pad);
             let a = strides([&batch, &m, &k], &a_keys);
             let b = strides([&batch, &k, &n], &b_keys);
             let c = strides([&batch, &m, &n], &c_keys);
             let (nb, nm, nk) = (batch.len(), m.len(), k.len());
             let dims = |extents: &[usize], at: [Option<usize>; 3]| -> Vec<Dim> {
-                let stride =
-                    |strides: &[isize], at: Option<usize>, i| at.map_or(0, |at| strides[at + i]);
+                let stride = |strides: &[isize], at: Option<usize>, i| at.map_or(0, |at| strides[at + i]);
                 let dim = |(i, &extent)| Dim {
                     extent,
                     a: stride(&a, at[0], i),
@@ -198,10 +165,7 @@ fn contraction() -> impl Strategy<Value = Contraction> {
 
 fn assert_close(ours: &[f32], expected: &[f32]) {
     for (i, (x, y)) in ours.iter().zip(expected).enumerate() {
-        assert!(
-            (x - y).abs() <= 1e-4 * y.abs().max(1.0),
-            "element {i}: {x}, expected {y}"
-        );
+        assert!((x - y).abs() <= 1e-4 * y.abs().max(1.0), "element {i}: {x}, expected {y}");
     }
 }
 
@@ -280,24 +244,14 @@ fn a_row_alone_has_the_bits_of_the_row_in_any_batch() {
     for kernels in all_kernels() {
         let case = |m| Case::new(&Contraction::matrix(m, n, k, false, true), kernels);
         let large = case(203);
-        let all = large.planned(
-            kernels,
-            Epilogue::Store,
-            &large.plan.whole(),
-            Packing::Inside,
-            UNTOUCHED,
-        );
+        let all = large.planned(kernels, Epilogue::Store, &large.plan.whole(), Packing::Inside, UNTOUCHED);
         for m in [1, 2, 3, 5, 7, 8, 13] {
             let mut small = case(m);
             for first in [0, 1, 95, 203 - m] {
                 small.a = Guarded::new(&large.a[first * k..(first + m) * k]);
                 let whole = small.plan.whole();
-                let some =
-                    small.planned(kernels, Epilogue::Store, &whole, Packing::Ahead, UNTOUCHED);
-                let same = some
-                    .iter()
-                    .zip(&all[first * n..])
-                    .all(|(x, y)| x.to_bits() == y.to_bits());
+                let some = small.planned(kernels, Epilogue::Store, &whole, Packing::Ahead, UNTOUCHED);
+                let same = some.iter().zip(&all[first * n..]).all(|(x, y)| x.to_bits() == y.to_bits());
                 assert!(same, "{m} rows from {first} on {:?}", kernels.machine().isa);
             }
         }
@@ -309,15 +263,9 @@ fn the_hook_sees_each_row_once_after_its_stores() {
     for kernels in all_kernels() {
         let mut case = Case::new(&Contraction::matrix(100, 70, 900, false, false), kernels);
         case.plan = case.plan.with_block_rows(16);
-        let region = Region {
-            batch: 0..1,
-            rows: 3..97,
-            cols: 5..70,
-        };
+        let region = Region { batch: 0..1, rows: 3..97, cols: 5..70 };
         let mut c = vec![UNTOUCHED; case.c_len];
-        let output = Output::Planned {
-            base: c.as_mut_ptr(),
-        };
+        let output = Output::Planned { base: c.as_mut_ptr() };
         let done = case.run(kernels, output, Epilogue::Store, &region, Packing::Inside);
         let mut next = 3;
         for tile in done {

@@ -45,11 +45,7 @@ fn builder(isa: Isa) -> Option<JitBuilder> {
     // SAFETY: the module is made in the builder's context and given away at once.
     unsafe {
         let text = MemoryBuffer::create_from_memory_range_copy(LOOP.as_bytes(), "exp");
-        let module = builder
-            .context
-            .get()
-            .create_module_from_ir(text)
-            .expect("IR");
+        let module = builder.context.get().create_module_from_ir(text).expect("IR");
         let raw = module.as_mut_ptr().cast();
         std::mem::forget(module);
         builder.add_raw_module(raw).expect("module");
@@ -61,8 +57,7 @@ fn exp_all(jit: &Jit, from: &[f32]) -> Vec<f32> {
     let mut to = vec![0.0f32; from.len()];
     // SAFETY: `exp_all` has this type, and reads and writes as many floats as it is told.
     unsafe {
-        let run: unsafe extern "C" fn(i64, *const f32, *mut f32) =
-            jit.function("exp_all").expect("function");
+        let run: unsafe extern "C" fn(i64, *const f32, *mut f32) = jit.function("exp_all").expect("function");
         run(from.len() as i64, from.as_ptr(), to.as_mut_ptr());
     }
     to
@@ -81,10 +76,7 @@ fn isas() -> impl Iterator<Item = Isa> {
 
 #[test]
 fn exp_is_within_two_units_and_has_libms_limits() {
-    for jit in isas()
-        .filter_map(builder)
-        .map(|builder| builder.finish().expect("jit"))
-    {
+    for jit in isas().filter_map(builder).map(|builder| builder.finish().expect("jit")) {
         let xs: Vec<f32> = (0..200_001).map(|i| -103.5 + i as f32 * 192.2e-5).collect();
         for (x, y) in xs.iter().zip(exp_all(&jit, &xs)) {
             let exact = f64::from(*x).exp();
@@ -92,26 +84,8 @@ fn exp_is_within_two_units_and_has_libms_limits() {
                 assert!(ulps(y, exact) <= 2.0, "exp({x}) = {y}, not {exact}");
             }
         }
-        let edges = [
-            f32::NEG_INFINITY,
-            -1e30,
-            -104.5,
-            89.0,
-            1e30,
-            f32::INFINITY,
-            0.0,
-            -0.0,
-        ];
-        let expected = [
-            0.0,
-            0.0,
-            0.0,
-            f32::INFINITY,
-            f32::INFINITY,
-            f32::INFINITY,
-            1.0,
-            1.0,
-        ];
+        let edges = [f32::NEG_INFINITY, -1e30, -104.5, 89.0, 1e30, f32::INFINITY, 0.0, -0.0];
+        let expected = [0.0, 0.0, 0.0, f32::INFINITY, f32::INFINITY, f32::INFINITY, 1.0, 1.0];
         assert_eq!(exp_all(&jit, &edges), expected);
         assert!(exp_all(&jit, &[f32::NAN])[0].is_nan());
     }
@@ -124,8 +98,7 @@ fn functions_without_a_polynomial_are_libms() {
     let (x, mut y) = (2.5f32, 0.0f32);
     // SAFETY: `others` has this type.
     unsafe {
-        let others: unsafe extern "C" fn(*const f32, *mut f32) =
-            jit.function("others").expect("function");
+        let others: unsafe extern "C" fn(*const f32, *mut f32) = jit.function("others").expect("function");
         others(&x, &mut y);
     }
     assert!((y - x.ln().tanh().cos()).abs() < 1e-6, "{y}");
@@ -133,15 +106,9 @@ fn functions_without_a_polynomial_are_libms() {
 
 #[test]
 fn exp_has_the_same_bits_in_vectors_and_alone() {
-    for jit in isas()
-        .filter_map(builder)
-        .map(|builder| builder.finish().expect("jit"))
-    {
+    for jit in isas().filter_map(builder).map(|builder| builder.finish().expect("jit")) {
         let xs: Vec<f32> = (0..1001).map(|i| -90.0 + i as f32 * 0.179).collect();
-        let alone: Vec<u32> = xs
-            .iter()
-            .map(|&x| exp_all(&jit, &[x])[0].to_bits())
-            .collect();
+        let alone: Vec<u32> = xs.iter().map(|&x| exp_all(&jit, &[x])[0].to_bits()).collect();
         let together: Vec<u32> = exp_all(&jit, &xs).iter().map(|y| y.to_bits()).collect();
         assert_eq!(alone, together);
     }
@@ -150,16 +117,9 @@ fn exp_has_the_same_bits_in_vectors_and_alone() {
 #[test]
 fn loops_with_exp_are_vectorised_without_a_call() {
     for builder in isas().filter_map(builder) {
-        let text =
-            String::from_utf8(builder.emit(Emit::Llvm).expect("text").remove(0).1).expect("UTF-8");
+        let text = String::from_utf8(builder.emit(Emit::Llvm).expect("text").remove(0).1).expect("UTF-8");
         let lanes = builder.machine.lanes;
-        assert!(
-            text.contains(&format!("store <{lanes} x float>")),
-            "vectorised"
-        );
-        assert!(
-            !text.contains("exp.f32(") && !text.contains("@t3c_exp"),
-            "inlined"
-        );
+        assert!(text.contains(&format!("store <{lanes} x float>")), "vectorised");
+        assert!(!text.contains("exp.f32(") && !text.contains("@t3c_exp"), "inlined");
     }
 }
