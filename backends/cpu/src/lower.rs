@@ -115,10 +115,10 @@ fn reorder_loops(operation: Op<'_, '_>) -> Result<(), Error> {
 /// The loops in a better order, or `None` to leave them. Reductions keep their order among themselves, so that
 /// every sum is added up as written.
 fn memory_order(maps: &[Vec<usize>], iterators: &[Iterator], extents: &[u64]) -> Option<Vec<usize>> {
-    let votes = |index: usize| {
-        let last = |map: &&Vec<usize>| map.last() == Some(&index);
-        let output = usize::from(maps.last().is_some_and(|map| map.last() == Some(&index)));
-        maps.iter().filter(last).count() + output
+    // An operand's vote weighs as many elements as it has: it is read or written that often at least.
+    let votes = |index: usize| -> u64 {
+        let contiguous = maps.iter().filter(|map| map.last() == Some(&index));
+        contiguous.map(|map| map.iter().map(|&other| extents[other]).product::<u64>()).sum()
     };
     let best = (0..iterators.len())
         .filter(|&index| extents[index] > 1)
