@@ -33,6 +33,19 @@ impl Runner {
         Ok(Self { executable, state, info: program.info().clone() })
     }
 
+    /// Goes on with another program of the same model, such as decode steps of another size: parameters, caches
+    /// and whatever else is on the devices stay there.
+    ///
+    /// # Errors
+    /// When the other program does not compile, or is for other devices.
+    pub fn then(self, compiler: Compiler, options: t3c_cpu::Options) -> Result<Self, Error> {
+        let next = Self::new(compiler, options)?;
+        if next.state.grid() != self.state.grid() {
+            return Err(Error::option("tp", "differs from that of the program before"));
+        }
+        Ok(Self { state: self.state, ..next })
+    }
+
     /// The model.
     pub fn info(&self) -> &ModelInfo {
         &self.info

@@ -3,4 +3,6 @@
 mod bad_input;
 mod commands;
 mod library;
+mod native;
 mod support;
+mod trees;
