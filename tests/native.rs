@@ -92,19 +92,17 @@ impl Golden {
         }
     }
 
-    fn check_optimizer(&self) {
+    fn check_optimizer(&self, tp: u64) {
         let expected = self.expected();
-        for &tp in self.tps {
-            let mut runner = self.training(tp, Goal::Optimizer(ADAMW), CpuOptions::default());
-            set_optimizer(&mut runner);
-            runner.run().expect("a step");
-            for parameter in runner.info().parameters.clone() {
-                let mut new = runner.get(&format!("param/{}", parameter.name)).expect("a parameter");
-                new.r#type.shape = parameter.checkpoint_shape;
-                let tensor = |kind: &str| &expected[&format!("{kind}/{}", parameter.name)];
-                let problem = stepped_wrongly(tensor("grad"), tensor("adamw"), &new);
-                assert_eq!(problem, None, "{} at {tp}: {}", self.name, parameter.name);
-            }
+        let mut runner = self.training(tp, Goal::Optimizer(ADAMW), CpuOptions::default());
+        set_optimizer(&mut runner);
+        runner.run().expect("a step");
+        for parameter in runner.info().parameters.clone() {
+            let mut new = runner.get(&format!("param/{}", parameter.name)).expect("a parameter");
+            new.r#type.shape = parameter.checkpoint_shape;
+            let tensor = |kind: &str| &expected[&format!("{kind}/{}", parameter.name)];
+            let problem = stepped_wrongly(tensor("grad"), tensor("adamw"), &new);
+            assert_eq!(problem, None, "{} at {tp}: {}", self.name, parameter.name);
         }
     }
 
@@ -227,7 +225,9 @@ fn logits_and_gradients_of_untied_embeddings() {
 
 #[test]
 fn an_optimizer_step_is_that_of_torch() {
-    [GROUPED, TIED, UNTIED].iter().for_each(Golden::check_optimizer);
+    for (golden, tp) in [(GROUPED, 3), (TIED, 2), (UNTIED, 1), (UNTIED, 3)] {
+        golden.check_optimizer(tp);
+    }
 }
 
 #[test]
