@@ -96,3 +96,51 @@ fn a_broken_address_space_is_rejected_at_its_place() {
     let error = context.parse(&text, "bad.mlir").err().unwrap().to_string();
     assert!(error.contains("bad.mlir:4:") && error.contains("(C6)"), "{error}");
 }
+
+const CONSUMED: &str = r"
+shard.grid @grid(shape = 2)
+func.func @f(%x: tensor<4x4xf32>, %w: tensor<4x6xf32>) -> tensor<8x6xf32> {
+  %0 = t3.consume all_gather on @grid axes = [0] dim = 0 (%x, %w) : (tensor<4x4xf32>, tensor<4x6xf32>) -> tensor<8x6xf32> {
+  ^bb0(%a: tensor<8x4xf32>, %b: tensor<4x6xf32>):
+    %zero = arith.constant dense<0.0> : tensor<8x6xf32>
+    %p = linalg.matmul ins(%a, %b : tensor<8x4xf32>, tensor<4x6xf32>) outs(%zero : tensor<8x6xf32>) -> tensor<8x6xf32>
+    t3.yield %p : tensor<8x6xf32>
+  }
+  return %0 : tensor<8x6xf32>
+}";
+
+#[test]
+fn each_constraint_is_checked_and_named() {
+    let context = Context::new();
+    let fused = FUSED.replace("CHUNKS", "");
+    context.parse(&fused, "fused.mlir").unwrap();
+    context.parse(CONSUMED, "consumed.mlir").unwrap();
+    let chunks: Vec<String> = configure_ring_reduce_scatter(4)
+        .iter()
+        .map(|chunk| crate::ffi::chunk_attribute(context.mlir(), chunk).to_string())
+        .collect();
+    let configured = FUSED.replace("CHUNKS", &format!("chunks = [{}] block = 1", chunks.join(", ")));
+    let broken = [
+        (fused.as_str(), "dim = 0", "dim = 2", "(C1)"),
+        (&fused, "on @grid", "on @nowhere", "(C2)"),
+        (&fused, "axes = [0]", "axes = [1]", "(C2)"),
+        (&fused, "axes = [0]", "axes = []", "(C2)"),
+        (&fused, "axes = [0]", "axes = [0, 0]", "(C2)"),
+        (&fused, "(%x, %w) : (tensor<8x4xf32>, tensor<4x6xf32>)", "(%x) : (tensor<8x4xf32>)", "(C3)"),
+        (&fused, "tensor<2x6xf32>", "tensor<4x6xf32>", "(C4)"),
+        (&fused, "t3.yield %p : tensor<8x6xf32>", "t3.yield", "(C4)"),
+        (&fused, "dim = 0", "dim = 1", "(C5)"),
+        (&configured, "threshold = 2", "threshold = 3", "(C6)"),
+        (&configured, "block = 1", "block = 3", "(C7)"),
+        (CONSUMED, "all_gather", "all_reduce", "(C1)"),
+        (CONSUMED, "axes = [0]", "axes = [3]", "(C2)"),
+        (CONSUMED, "(%x, %w) : (tensor<4x4xf32>, tensor<4x6xf32>)", "(%x) : (tensor<4x4xf32>)", "(C3)"),
+        (CONSUMED, "t3.yield %p : tensor<8x6xf32>", "t3.yield", "(C4)"),
+        (CONSUMED, "dim = 0", "dim = 2", "(C5)"),
+    ];
+    for (text, from, to, constraint) in broken {
+        let text = text.replace(from, to);
+        let error = context.parse(&text, "bad.mlir").err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.starts_with("bad.mlir:") && error.contains(constraint), "{from} → {to}: {error}");
+    }
+}
