@@ -278,3 +278,15 @@ fn training_writes_a_model_that_runs_and_the_same_bits_again() {
     let resumed = t3c(&["train", &recipe, "--tp", "2", "--out", &folder.at("a"), "--resume"]).succeeded();
     assert!(!resumed.contains("step 1/"), "a finished run went on: {resumed}");
 }
+
+#[test]
+fn an_index_that_depends_on_the_device_is_refused_at_its_place() {
+    let case = concat!(env!("CARGO_MANIFEST_DIR"), "/passes/cases/shard/index.mlir");
+    let output = Command::new(env!("CARGO_BIN_EXE_t3c"))
+        .args(["compile", case, "--target", "cpu", "--emit", "llvm"])
+        .output()
+        .expect("t3c runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("index.mlir:") && text.contains("depends on the device"), "{text}");
+}

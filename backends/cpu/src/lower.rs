@@ -52,6 +52,13 @@ pub fn lower(
     let location = Location::unknown(context.mlir());
     let mut module = context.module(location);
     for kernel in kernels {
+        if let Some(operation) = device_coordinate(*kernel) {
+            return Err(Error::Unsupported {
+                location: t3c_ir::context::render_location(operation.location()),
+                what: "a loop index that depends on the device".into(),
+                expected: "one device, or an index along a dimension that stays whole".into(),
+            });
+        }
         match t3c_ir::units::unit_of(*kernel) {
             Some(unit) if unit.kind == UnitKind::LookupGrad => add_scatter(context, &module, &unit)?,
             _ => add_kernel(&module, *kernel)?,
@@ -63,6 +70,11 @@ pub fn lower(
     let module = with_packed_entries(context, &module)?;
     unsafe_translate::into_jit(&module, jit)?;
     Ok(workspaces)
+}
+
+/// The operation that asks where on the grid the device stands: the offset of a divided loop's index.
+fn device_coordinate<'c, 'a>(kernel: Function<'c, 'a>) -> Option<Op<'c, 'a>> {
+    walk::walk(kernel.0).into_iter().find(|operation| walk::is(*operation, "shard.process_multi_index"))
 }
 
 /// A copy of the function with loops in the order that reads memory in order, and arguments that stay intact.

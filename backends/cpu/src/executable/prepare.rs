@@ -94,7 +94,7 @@ impl Preparation<'_> {
         Ok(Some(match &step.kind {
             StepKind::Compute(Compute { work: Work::Copy, kernel: None, .. }) => return Ok(None),
             StepKind::Compute(compute) => self.compute(program, step, compute)?,
-            StepKind::Fused(fused) => Prepared::Fused(self.fused(program, step, fused)?),
+            StepKind::Fused(fused) => Prepared::Fused(self.fused(step, fused)?),
             StepKind::Collective(collective) => {
                 let supported = matches!(
                     collective.kind,
@@ -175,7 +175,7 @@ impl Preparation<'_> {
         Ok(Gemm { plan: GemmPlan::new(&dims, self.machine)?, swapped })
     }
 
-    fn fused(&self, program: &Program, step: &Step, fused: &Fused) -> Result<FusedPlan, Error> {
+    fn fused(&self, step: &Step, fused: &Fused) -> Result<FusedPlan, Error> {
         let unsupported = |what: String| Error::Unsupported {
             location: step.location.clone(),
             what,
@@ -200,7 +200,6 @@ impl Preparation<'_> {
             plan.scale.push(scale);
             plan.products.push(gemm);
         }
-        let _ = program;
         Ok(plan)
     }
 }
