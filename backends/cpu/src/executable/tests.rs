@@ -21,6 +21,7 @@ fn collective(kind: CollectiveKind, axes: &[usize], dimension: usize, buffers: [
         kind,
         axes: axes.to_vec(),
         dimension,
+        concatenate: None,
         reduction: Reduction::Sum,
         bytes: 0,
         algorithm: Algorithm::Direct,
@@ -138,6 +139,8 @@ fn readers_of_a_consumed_gather_see_all_of_it() {
     let consume = StepKind::Consume(Consume {
         collective: collective(CollectiveKind::AllGather, &[0, 1], 0, [0, 1]),
         dimension: 0,
+        arrivals: Vec::new(),
+        block: 0,
         consumers: vec![reader],
     });
     let buffers = vec![buffer(&[4, 3]), buffer(&[8, 3]), buffer(&[8, 8])];
