@@ -11,6 +11,7 @@ pub mod executable;
 pub mod kernels;
 pub mod lower;
 mod unsafe_memory;
+mod unsafe_team;
 mod unsafe_translate;
 
 pub use error::Error;

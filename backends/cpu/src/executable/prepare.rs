@@ -8,7 +8,7 @@ use t3c_schedule::{
     Work,
 };
 
-use super::{exchange::Exchange, plan::is_unit};
+use super::{exchange::Exchange, packs::products, plan::is_unit};
 use crate::{
     Error,
     kernels::{self, AttentionShape, CacheShape, Dim, GemmPlan, Jit, Kernels, Machine},
@@ -340,24 +340,40 @@ fn every(prepared: &[Vec<Option<Prepared>>]) -> impl Iterator<Item = &Prepared> 
     })
 }
 
-/// Floats of scratch that any product or attention needs on one thread.
+/// Floats of scratch that any product, attention or kernel needs on one thread.
 pub(crate) fn scratch_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
-    every(prepared)
-        .map(|step| match step {
-            Prepared::Gemm(gemm) => gemm.plan.workspace_len(),
-            Prepared::Fused(fused) => {
-                let block: usize =
-                    fused.products.iter().map(|gemm| gemm.plan.rows() * gemm.plan.cols()).max().unwrap_or(0);
-                let work = fused.products.iter().map(|gemm| gemm.plan.workspace_len()).max().unwrap_or(0);
-                // Several products: each block of the later ones is computed aside and added.
-                work.next_multiple_of(16) + if fused.products.len() > 1 { block } else { 0 }
-            }
-            Prepared::AttentionGrad { shape, .. } => shape.backward_scratch_len(),
-            Prepared::Kernel { workspace, .. } => workspace.div_ceil(4),
-            _ => 0,
-        })
-        .max()
-        .unwrap_or(0)
+    let product = |gemm: &Gemm| match gemm.plan.batches() {
+        0 | 1 => gemm.plan.packed_workspace_len(),
+        _ => gemm.plan.workspace_len(),
+    };
+    let step = |step: &Prepared| match step {
+        Prepared::AttentionGrad { shape, .. } => shape.backward_scratch_len(),
+        Prepared::Kernel { workspace, .. } => workspace.div_ceil(4),
+        other => products(Some(other)).iter().map(product).max().unwrap_or(0),
+    };
+    every(prepared).map(step).max().unwrap_or(0)
+}
+
+/// Floats that a device's threads share within a step: second operands of products, packed on the way.
+pub(crate) fn shared_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
+    let whole = |gemm: &Gemm| gemm.plan.packed_b_len().next_multiple_of(16);
+    let step = |step: &Prepared| match step {
+        Prepared::Fused(fused) => fused.products.iter().map(whole).sum(),
+        Prepared::Gemm(gemm) => gemm.plan.panels_len(gemm.plan.panel_group()),
+        _ => 0,
+    };
+    every(prepared).map(step).max().unwrap_or(0)
+}
+
+/// Floats of the largest block that a later product of a fused step computes aside.
+pub(crate) fn aside_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
+    let step = |step: &Prepared| match step {
+        Prepared::Fused(fused) if fused.products.len() > 1 => {
+            fused.products.iter().map(|gemm| gemm.plan.rows() * gemm.plan.cols()).max().unwrap_or(0)
+        }
+        _ => 0,
+    };
+    every(prepared).map(step).max().unwrap_or(0)
 }
 
 /// Entries of the index stack that attention needs: tokens in sight of one row.
