@@ -213,7 +213,10 @@ mod tests {
                     assert!(thread < team.threads());
                     counts[part].fetch_add(1, SeqCst);
                 });
-                assert!(counts.iter().all(|count| count.load(SeqCst) == 1), "{threads} threads, {parts} parts");
+                assert!(
+                    counts.iter().all(|count| count.load(SeqCst) == 1),
+                    "{threads} threads, {parts} parts"
+                );
                 if parts % 97 == 0 {
                     // Long enough for the helpers to fall asleep.
                     std::thread::sleep(std::time::Duration::from_millis(2));

@@ -120,17 +120,12 @@ impl Executable {
             .collect();
         let scales: HashMap<String, f64> =
             all.iter().filter_map(|function| Some((function.name(), unit_of(*function)?.scale?))).collect();
-        let workspaces = lower(context, &kernels, &mut jit)?;
+        let compiled = lower(context, &kernels, &mut jit)?;
         prepare::emit_kernels(schedule, &mut jit)?;
         let code: Arc<Jit> = Arc::new(jit.finish()?);
         let kernels = Kernels::from_code(&machine, &prepare::head_dims(schedule), Arc::clone(&code))?;
-        let preparation = Preparation {
-            schedule,
-            machine: &machine,
-            workspaces: &workspaces,
-            code: &code,
-            scales: &scales,
-        };
+        let preparation =
+            Preparation { schedule, machine: &machine, compiled: &compiled, code: &code, scales: &scales };
         let prepared = preparation.all()?;
         let mut plan = Plan::new(schedule)?;
         let runtime_options =

@@ -4,15 +4,14 @@ use std::collections::HashMap;
 
 use t3c_ir::units::UnitKind;
 use t3c_schedule::{
-    CollectiveKind, Compute, Contraction, Fused, Program, Reduction, Schedule, Step, StepKind,
-    Work,
+    CollectiveKind, Compute, Contraction, Fused, Program, Reduction, Schedule, Step, StepKind, Work,
 };
 
 use super::{exchange::Exchange, packs::products, plan::is_unit};
 use crate::{
     Error,
     kernels::{self, AttentionShape, CacheShape, Dim, GemmPlan, Jit, Kernels, Machine},
-    lower::{Compiled, entry_symbol},
+    lower::{Compiled, Needs, entry_symbol},
 };
 
 /// A step's native form.
@@ -20,17 +19,8 @@ use crate::{
 pub(crate) enum Prepared {
     /// A matrix product.
     Gemm(Box<Gemm>),
-    /// A compiled function of the module: address of its packed entry, bytes of workspace.
-    Kernel {
-        /// The packed entry.
-        address: usize,
-        /// Bytes of workspace.
-        workspace: usize,
-        /// Index checks before the call.
-        checks: Vec<IndexCheck>,
-        /// Whether it reads the device's coordinates.
-        coordinates: bool,
-    },
+    /// A compiled function of the module.
+    Kernel(Kernel),
     /// Attention over packed tokens.
     Attention { shape: AttentionShape, scale: f32 },
     /// Its gradient.
@@ -43,6 +33,17 @@ pub(crate) enum Prepared {
     Exchange(Exchange),
     /// A gather, then its readers.
     Consume(Exchange, Vec<Option<Prepared>>),
+}
+
+/// A compiled function of the module.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    /// Address of its packed entry.
+    pub(crate) address: usize,
+    /// What it takes besides inputs and results.
+    pub(crate) needs: Needs,
+    /// Index checks before the call.
+    pub(crate) checks: Vec<IndexCheck>,
 }
 
 /// A matrix product and which operand comes first.
@@ -74,7 +75,7 @@ pub(crate) struct FusedPlan {
 pub(crate) struct Preparation<'s> {
     pub(crate) schedule: &'s Schedule,
     pub(crate) machine: &'s Machine,
-    pub(crate) workspaces: &'s Compiled,
+    pub(crate) compiled: &'s Compiled,
     pub(crate) code: &'s Jit,
     pub(crate) scales: &'s HashMap<String, f64>,
 }
@@ -152,12 +153,11 @@ impl Preparation<'_> {
         } else {
             Vec::new()
         };
-        Ok(Prepared::Kernel {
+        Ok(Prepared::Kernel(Kernel {
             address: self.code.address(&entry_symbol(symbol))?,
-            workspace: self.workspaces.get(symbol).map_or(0, |kernel| kernel.workspace),
-            coordinates: self.workspaces.get(symbol).is_some_and(|kernel| kernel.coordinates),
+            needs: self.compiled.get(symbol).cloned().unwrap_or_default(),
             checks,
-        })
+        }))
     }
 
     fn scale(&self, compute: &Compute) -> f32 {
@@ -348,7 +348,7 @@ pub(crate) fn scratch_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
     };
     let step = |step: &Prepared| match step {
         Prepared::AttentionGrad { shape, .. } => shape.backward_scratch_len(),
-        Prepared::Kernel { workspace, .. } => workspace.div_ceil(4),
+        Prepared::Kernel(kernel) => kernel.needs.workspace.div_ceil(4),
         other => products(Some(other)).iter().map(product).max().unwrap_or(0),
     };
     every(prepared).map(step).max().unwrap_or(0)

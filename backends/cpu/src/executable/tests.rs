@@ -2,8 +2,8 @@
 
 use t3c_ir::Context;
 use t3c_schedule::{
-    Algorithm, Axis, Buffer, Collective, CollectiveKind, Compute, Consume, Contraction, Element, Grid, Program,
-    Reduction, SCHEMA, Schedule, Step, StepKind, Work,
+    Algorithm, Axis, Buffer, Collective, CollectiveKind, Compute, Consume, Contraction, Element, Grid,
+    Program, Reduction, SCHEMA, Schedule, Step, StepKind, Work,
 };
 
 use super::{Executable, Options};
@@ -21,6 +21,7 @@ fn collective(kind: CollectiveKind, axes: &[usize], dimension: usize, buffers: [
         kind,
         axes: axes.to_vec(),
         dimension,
+        concatenate: None,
         reduction: Reduction::Sum,
         bytes: 0,
         algorithm: Algorithm::Direct,
@@ -47,7 +48,8 @@ fn schedule(axes: &[(&str, u32)], buffers: Vec<Buffer>, result: usize, kinds: Ve
 fn run(text: &str, schedule: &Schedule, x: &[f32]) -> Vec<f32> {
     let context = Context::new();
     let module = context.parse(text, "test.mlir").expect("a module");
-    let mut executable = Executable::new(&context, &module, schedule, Options::default()).expect("native code");
+    let mut executable =
+        Executable::new(&context, &module, schedule, Options::default()).expect("native code");
     let mut state = executable.state();
     let port = executable.arguments()[0].clone();
     let bytes: Vec<u8> = x.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -131,13 +133,14 @@ fn an_all_to_all_moves_a_split_from_one_dimension_to_another_within_each_group()
 fn readers_of_a_consumed_gather_see_all_of_it() {
     let axes = [("dp", 2), ("ep", 2)];
     // y[n, m] = Σ_k x[n, k] x[m, k], of the gathered x.
-    let contraction =
-        Contraction { extents: vec![8, 8, 3], a: vec![0, 2], b: vec![1, 2], c: vec![0, 1] };
+    let contraction = Contraction { extents: vec![8, 8, 3], a: vec![0, 2], b: vec![1, 2], c: vec![0, 1] };
     let reader =
         Compute { work: Work::Contraction(contraction), kernel: None, reads: vec![1, 1], writes: vec![2] };
     let consume = StepKind::Consume(Consume {
         collective: collective(CollectiveKind::AllGather, &[0, 1], 0, [0, 1]),
         dimension: 0,
+        arrivals: Vec::new(),
+        block: 0,
         consumers: vec![reader],
     });
     let buffers = vec![buffer(&[4, 3]), buffer(&[8, 3]), buffer(&[8, 8])];

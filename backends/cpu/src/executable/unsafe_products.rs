@@ -57,7 +57,14 @@ impl Worker<'_> {
     }
 
     /// A region of a product whose second operand is packed.
-    fn packed_product(&self, plan: &GemmPlan, a: *const f32, packed: PackedB, output: Output, region: &Region) {
+    fn packed_product(
+        &self,
+        plan: &GemmPlan,
+        a: *const f32,
+        packed: PackedB,
+        output: Output,
+        region: &Region,
+    ) {
         let batches = region.batch.clone().map(|batch| Region { batch: batch..batch + 1, ..region.clone() });
         let parts: Vec<Region> = batches.flat_map(|batch| plan.parts(&batch, self.team.threads())).collect();
         let (local, shared) = (self.local, Shared((a, packed, output)));

@@ -8,7 +8,7 @@ use super::{
     exchange::Exchange,
     packs::{self, Place},
     plan::{Home, Instance, ValueId},
-    prepare::{IndexCheck, Prepared},
+    prepare::{IndexCheck, Kernel, Prepared},
 };
 use crate::{Error, unsafe_team::Team};
 
@@ -160,9 +160,9 @@ impl Worker<'_> {
                 self.product(gemm, instance);
                 Ok(())
             }
-            Some(Prepared::Kernel { address, checks, coordinates, .. }) => {
-                checks.iter().try_for_each(|check| self.check(check, instance, &location))?;
-                self.kernel(*address, *coordinates, instance);
+            Some(Prepared::Kernel(kernel)) => {
+                kernel.checks.iter().try_for_each(|check| self.check(check, instance, &location))?;
+                self.kernel(kernel, instance);
                 Ok(())
             }
             Some(Prepared::Attention { shape, scale }) => self.attention(shape, *scale, instance, &location),
@@ -173,7 +173,9 @@ impl Worker<'_> {
                 self.attention_paged(shape, *cache, *scale, instance, &location)
             }
             Some(Prepared::Fused(fused)) => self.fused(key, fused, instance),
-            Some(Prepared::Exchange(exchange)) => self.exchange(exchange, instance.reads[0], instance.writes[0]),
+            Some(Prepared::Exchange(exchange)) => {
+                self.exchange(exchange, instance.reads[0], instance.writes[0])
+            }
             Some(Prepared::Consume(exchange, readers)) => self.consume(key, exchange, readers, instance),
         }
     }
@@ -199,20 +201,32 @@ impl Worker<'_> {
         }
     }
 
-    fn kernel(&self, address: usize, coordinates: bool, instance: &Instance) {
+    fn kernel(&self, kernel: &Kernel, instance: &Instance) {
+        /// Elements that one thread gets through in less time than it takes to wake another.
+        const SMALL: usize = 1 << 13;
         let mut pointers: Vec<*mut u8> = instance.reads.iter().map(|&value| self.place(value)).collect();
-        if coordinates {
+        if kernel.needs.coordinates {
             pointers.push(self.coordinates.as_ptr().cast_mut().cast());
         }
         pointers.extend(instance.writes.iter().map(|&value| self.place(value)));
-        pointers.push(self.memory.scratch[0].cast());
-        // SAFETY: the packed entry takes an array of as many pointers as the kernel has parameters: inputs, the
-        // device's coordinates where it asks for them, results, workspace. Each holds the tensor that the schedule names, and the code lives as long as
-        // `self.executable`.
-        unsafe {
-            let entry: unsafe extern "C" fn(*const *mut u8) = std::mem::transmute(address);
-            entry(pointers.as_ptr());
-        }
+        let (count, elements) =
+            kernel.needs.rows.as_ref().map_or((1, 0), |rows| (rows.count, rows.count * rows.elements));
+        let parts = (elements / SMALL).clamp(1, 4 * self.team.threads()).min(count);
+        let (local, shared) = (self.local, Shared(&pointers));
+        self.team.run(parts, &|part, thread| {
+            let mut pointers = shared.get().clone();
+            pointers.push(local.memory.scratch[thread].cast());
+            let (first, end) = (count * part / parts, count * (part + 1) / parts);
+            // SAFETY: the packed entry takes an array of as many pointers as the kernel has parameters: inputs, the
+            // device's coordinates where it asks for them, results, workspace. Each holds the tensor that the
+            // schedule names, the workspace is this thread's, parts write rows of their own, and the code lives as
+            // long as the executable.
+            unsafe {
+                let entry: unsafe extern "C" fn(*const *mut u8, i64, i64) =
+                    std::mem::transmute(kernel.address);
+                entry(pointers.as_ptr(), first as i64, end as i64);
+            }
+        });
     }
 
     fn exchange(&self, exchange: &Exchange, from: ValueId, to: ValueId) -> Result<(), Error> {
@@ -246,8 +260,9 @@ impl Worker<'_> {
         instance: &Instance,
     ) -> Result<(), Error> {
         self.exchange(exchange, instance.reads[0], instance.writes[0])?;
-        readers.iter().zip(&instance.readers).try_for_each(|(prepared, reader)| {
-            self.step(key, prepared.as_ref(), reader)
-        })
+        readers
+            .iter()
+            .zip(&instance.readers)
+            .try_for_each(|(prepared, reader)| self.step(key, prepared.as_ref(), reader))
     }
 }
