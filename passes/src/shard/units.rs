@@ -33,9 +33,19 @@ pub fn is_well_formed(unit: &Unit) -> bool {
             matches!((arguments.as_slice(), results.as_slice()),
                 (&[ids, dout], &[table]) if dout >= ids && table == dout - ids + 1)
         }
-        UnitKind::Attention => arguments == [5, 4, 3, 1] && results == [4],
-        UnitKind::AttentionGrad => arguments == [5, 4, 3, 1, 4] && results == [5, 4, 3],
+        UnitKind::Attention => {
+            let expected: &[usize] = if unit.window.is_some() { &[5, 4, 3, 1, 1] } else { &[5, 4, 3, 1] };
+            arguments == expected && results == [4]
+        }
+        UnitKind::AttentionGrad => {
+            let expected: &[usize] =
+                if unit.window.is_some() { &[5, 4, 3, 1, 1, 4] } else { &[5, 4, 3, 1, 4] };
+            arguments == expected && results == [5, 4, 3]
+        }
         UnitKind::AttentionPaged => arguments == [5, 4, 3, 5, 4, 2, 1] && results == [4, 5, 4],
+        UnitKind::Route => arguments == [2] && results == [3, 3, 3],
+        UnitKind::Grouped => arguments == [4, 4, 3] && results == [4],
+        UnitKind::GroupedGrad => arguments == [4, 4, 3] && results == [4],
     }
 }
 
@@ -45,8 +55,23 @@ pub fn sharding(kind: UnitKind, operands: &[&[Option<usize>]]) -> UnitSharding {
         UnitKind::Lookup => lookup(operands[0], operands[1]),
         UnitKind::LookupGrad => lookup_grad(operands[0], operands[1]),
         UnitKind::Attention => attention(operands, &[1, 1, 1], &[1], &[4]),
+        UnitKind::AttentionGrad if operands.len() == 6 => {
+            attention(operands, &[1, 1, 1, NONE, NONE, 1], &[1, 1, 1], &[5, 4, 3])
+        }
         UnitKind::AttentionGrad => attention(operands, &[1, 1, 1, NONE, 1], &[1, 1, 1], &[5, 4, 3]),
         UnitKind::AttentionPaged => attention(operands, &[1, 1, 1, 2, 2], &[1, 2, 2], &[4, 5, 4]),
+        UnitKind::Route => whole(operands, &[3, 3, 3]),
+        UnitKind::Grouped | UnitKind::GroupedGrad => whole(operands, &[4]),
+    }
+}
+
+/// Every device does the whole of it.
+fn whole(operands: &[&[Option<usize>]], results: &[usize]) -> UnitSharding {
+    let all = |rank: usize| Sharding::split(vec![None; rank]);
+    UnitSharding {
+        operands: operands.iter().map(|splits| all(splits.len())).collect(),
+        results: results.iter().map(|&rank| all(rank)).collect(),
+        masked: None,
     }
 }
 
@@ -76,8 +101,9 @@ fn attention(
         }
         Sharding::split(splits)
     };
-    // Beside the queries, what has groups is the incoming gradient, operand 4 where heads are in dimension 1.
-    let query = |index: usize| index == 0 || (index == 4 && at[4] == 1);
+    let grad = at.get(3) == Some(&NONE);
+    // Beside the queries, what has groups is the incoming gradient, the last operand of the gradient.
+    let query = |index: usize| index == 0 || (grad && index + 1 == operands.len());
     let wanted = operands
         .iter()
         .enumerate()
@@ -88,7 +114,6 @@ fn attention(
         .enumerate()
         .map(|(index, (&rank, &dimension))| split(rank, dimension, index == 0))
         .collect();
-    let grad = at.get(3) == Some(&NONE);
     if let Some(axis) = groups.filter(|_| grad) {
         made[1..].iter_mut().for_each(|sharding| sharding.partial = vec![(axis, Reduction::Sum)]);
     }
