@@ -189,7 +189,7 @@ fn threads_and_packed_weights_change_no_bit_and_new_weights_are_packed_again() {
         let mut state = executable.state();
         let port = executable.arguments()[0].clone();
         let mut run = |seed| {
-            state.set("x", &port.r#type, &[None, None], &values(seed)).expect("x");
+            state.set("x", &port.r#type, &[vec![], vec![]], &values(seed)).expect("x");
             executable.run(&mut state).expect("a run");
             executable.run(&mut state).expect("a run with what was packed");
             state.get("y").expect("y").1
