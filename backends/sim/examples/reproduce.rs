@@ -1,28 +1,20 @@
-//! The evaluation of the T3 paper: `reproduce [SYSTEM]`.
+//! The evaluation of the T3 paper: `reproduce [SYSTEM] [PAGE.html]`.
 
-use t3c_sim::{Error, System, evaluation};
+use t3c_sim::{System, evaluation, page};
 
-fn main() -> Result<(), Error> {
-    let name = std::env::args().nth(1).unwrap_or_else(|| "t3-80cu".to_owned());
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let name = arguments.next().unwrap_or_else(|| "t3-80cu".to_owned());
     let result = evaluation::rows::reproduce(&System::open(&name)?, |_, _| {})?;
     for row in &result.rows {
         println!(
-            "{:<42}{:>9.2}{:>9.2} {:<2}{:>+8.1}  {}",
-            row.id, row.published, row.ours, row.unit, row.deviation, row.what
+            "{:<42}{:>9.2}{:>9.2} {:<2}{:>+8.1}",
+            row.id, row.published, row.ours, row.unit, row.deviation
         );
     }
-    for model in &result.models {
-        println!(
-            "{:<18}{:?}: {:?} share {:.3} comm {:.3}",
-            model.name,
-            model.pass,
-            model.report.end_to_end.breakdown_us,
-            evaluation::rows::sub_layer_share(&model.report),
-            evaluation::rows::communication_share(&model.report)
-        );
-    }
-    for variation in evaluation::sensitivity::sensitivity(&name, |_, _| {})? {
-        println!("{variation:?}");
+    if let Some(path) = arguments.next() {
+        let sensitivity = evaluation::sensitivity::sensitivity(&name, |_, _| {})?;
+        std::fs::write(path, page::reproduction(&result, &sensitivity, &name))?;
     }
     Ok(())
 }

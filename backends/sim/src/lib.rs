@@ -29,6 +29,7 @@ mod machine;
 mod memory;
 mod mover;
 mod network;
+pub mod page;
 pub mod parallel;
 mod policy;
 mod producer;
