@@ -135,10 +135,7 @@ impl ModelGraph {
             return Ok(values);
         }
         let annotate = |(parameter, value): (&Parameter, Val<'c, 'a>)| {
-            let mut splits = vec![None; parameter.shape.len()];
-            if let Some(dimension) = parameter.split {
-                splits[dimension] = Some(0);
-            }
+            let splits: Vec<_> = parameter.split.iter().map(|axes| axes.first().copied()).collect();
             Ok(b.named(&format!("{prefix}{}", parameter.name)).shard(value, GRID, &splits)?)
         };
         parameters.iter().zip(values).map(annotate).collect()
