@@ -17,8 +17,17 @@ use t3c_ir::{
 
 use crate::{Error, kernels::JitBuilder, unsafe_translate};
 
-/// What compiled elementwise kernels need: bytes of workspace, by symbol.
-pub type Workspaces = HashMap<String, usize>;
+/// What compiled kernels need, by symbol.
+pub type Compiled = HashMap<String, Needs>;
+
+/// What the caller of a compiled kernel gives it besides inputs and results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Bytes of workspace.
+    pub workspace: usize,
+    /// Whether the device's coordinate along each axis of the grid, then its number, come after the inputs.
+    pub coordinates: bool,
+}
 
 /// Everything up to memory: fused elementwise operations on buffers, results as out-parameters. Common
 /// subexpressions stay until after bufferization: a shared fill would cost a copy.
@@ -45,40 +54,74 @@ pub fn lower(
     context: &Context,
     kernels: &[Function<'_, '_>],
     jit: &mut JitBuilder,
-) -> Result<Workspaces, Error> {
+) -> Result<Compiled, Error> {
+    let mut compiled = Compiled::new();
     if kernels.is_empty() {
-        return Ok(Workspaces::new());
+        return Ok(compiled);
     }
     let location = Location::unknown(context.mlir());
     let mut module = context.module(location);
     for kernel in kernels {
-        if let Some(operation) = device_coordinate(*kernel) {
-            return Err(Error::Unsupported {
-                location: t3c_ir::context::render_location(operation.location()),
-                what: "a loop index that depends on the device".into(),
-                expected: "one device, or an index along a dimension that stays whole".into(),
-            });
-        }
         match t3c_ir::units::unit_of(*kernel) {
             Some(unit) if unit.kind == UnitKind::LookupGrad => add_scatter(context, &module, &unit)?,
-            _ => add_kernel(&module, *kernel)?,
+            _ => {
+                let coordinates = add_kernel(&module, *kernel)?;
+                compiled.entry(kernel.name()).or_default().coordinates = coordinates;
+            }
         }
     }
     module.run(TO_BUFFERS)?;
-    let workspaces = plan_workspaces(&module)?;
+    for function in functions(module.op()) {
+        compiled.entry(function.name()).or_default().workspace = plan_workspace(function)?;
+    }
     module.run(TO_LLVM)?;
     let module = with_packed_entries(context, &module)?;
     unsafe_translate::into_jit(&module, jit)?;
-    Ok(workspaces)
+    Ok(compiled)
 }
 
-/// The operation that asks where on the grid the device stands: the offset of a divided loop's index.
-fn device_coordinate<'c, 'a>(kernel: Function<'c, 'a>) -> Option<Op<'c, 'a>> {
-    walk::walk(kernel.0).into_iter().find(|operation| walk::is(*operation, "shard.process_multi_index"))
+/// Replaces questions for the device's place on the grid by reads of `coordinates`: one entry an axis, then the
+/// device's number.
+fn read_coordinates<'c, 'a>(
+    questions: &[Op<'c, 'a>],
+    coordinates: t3c_ir::Val<'c, 'a>,
+    axes: usize,
+) -> Result<(), Error> {
+    for &question in questions {
+        let b = Builder::before(question)?;
+        let index_type = melior::ir::Type::index(b.context());
+        let wanted: Vec<usize> = if walk::is(question, "shard.process_linear_index") {
+            vec![axes]
+        } else {
+            let named = attributes::integers(question, "axes").unwrap_or_default();
+            let named: Vec<usize> = named.into_iter().filter_map(|axis| usize::try_from(axis).ok()).collect();
+            if named.is_empty() { (0..axes).collect() } else { named }
+        };
+        for (number, entry) in wanted.into_iter().enumerate() {
+            let value = attributes::named(b.context(), "value", attributes::index_attr(b.context(), entry as i64));
+            let first = |op: Op<'c, 'a>| op.result(0).map(t3c_ir::Val::from).map_err(t3c_ir::Error::from);
+            let entry = first(b.op("arith.constant", &[], &[index_type], &[value], vec![])?)?;
+            let i64_type = melior::ir::r#type::IntegerType::new(b.context(), 64).into();
+            let found = first(b.op("tensor.extract", &[coordinates, entry], &[i64_type], &[], vec![])?)?;
+            let found = first(b.op("arith.index_cast", &[found], &[index_type], &[], vec![])?)?;
+            t3c_ir::ffi::replace_all_uses(question.result(number).map_err(t3c_ir::Error::from)?.into(), found);
+        }
+        t3c_ir::ffi::erase(question);
+    }
+    Ok(())
+}
+
+/// The operations that ask where on the grid the device stands: offsets of divided loops.
+fn questions<'c, 'a>(kernel: Function<'c, 'a>) -> Vec<Op<'c, 'a>> {
+    let asks = |op: &Op<'_, '_>| {
+        walk::is(*op, "shard.process_multi_index") || walk::is(*op, "shard.process_linear_index")
+    };
+    walk::walk(kernel.0).into_iter().filter(asks).collect()
 }
 
 /// A copy of the function with loops in the order that reads memory in order, and arguments that stay intact.
-fn add_kernel(module: &Module<'_>, kernel: Function<'_, '_>) -> Result<(), Error> {
+/// Says whether the device's coordinates became its last argument.
+fn add_kernel(module: &Module<'_>, kernel: Function<'_, '_>) -> Result<bool, Error> {
     let copy = t3c_ir::ffi::clone_into(kernel.0, module.body());
     let copy = Function(copy);
     t3c_ir::ffi::remove_attribute(copy.0, "sym_visibility");
@@ -92,11 +135,22 @@ fn add_kernel(module: &Module<'_>, kernel: Function<'_, '_>) -> Result<(), Error
         port.name.clear();
         port.attributes.clear();
     }
+    let asked = questions(copy);
+    if let (Some(body), false) = (copy.body(), asked.is_empty()) {
+        let axes =
+            t3c_ir::ffi::parent(kernel.0).and_then(t3c_ir::function::grid).map_or(0, |(_, grid)| grid.axes.len());
+        let r#type = t3c_ir::TensorType::new([axes as u64 + 1], t3c_ir::Element::I64);
+        let coordinates = body.add_argument(r#type.to_mlir(t3c_ir::ffi::context_of(copy.0)), copy.0.location());
+        read_coordinates(&asked, coordinates, axes)?;
+        let mut port = t3c_ir::function::Port::new("", r#type);
+        port.attributes = vec![("bufferization.writable".into(), "false".into())];
+        arguments.push(port);
+    }
     copy.set_signature(&arguments, &results)?;
     for operation in walk::walk(copy.0).into_iter().filter(|op| walk::is(*op, "linalg.generic")) {
         reorder_loops(operation)?;
     }
-    Ok(())
+    Ok(!asked.is_empty())
 }
 
 /// Makes the innermost loop one along which most operands are contiguous. The order of each sum stays.
@@ -195,14 +249,7 @@ fn add_scatter(context: &Context, module: &Module<'_>, unit: &Unit) -> Result<()
     Ok(())
 }
 
-/// Replaces every allocation by a place in a workspace, passed as the last argument; returns the sizes.
-fn plan_workspaces(module: &Module<'_>) -> Result<Workspaces, Error> {
-    functions(module.op())
-        .into_iter()
-        .map(|function| Ok((function.name(), plan_workspace(function)?)))
-        .collect()
-}
-
+/// Replaces every allocation by a place in a workspace, passed as the last argument; returns its size.
 fn plan_workspace(function: Function<'_, '_>) -> Result<usize, Error> {
     let context = t3c_ir::ffi::context_of(function.0);
     let block = function.body().ok_or_else(|| t3c_ir::Error::at(function.0, "has no body"))?;

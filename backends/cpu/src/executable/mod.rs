@@ -4,9 +4,12 @@
 //! tell the tracker, and the arrival that meets the threshold moves the block on: the plain collective is gone.
 
 mod emit;
+mod exchange;
 mod plan;
 mod prepare;
 mod state;
+#[cfg(test)]
+mod tests;
 mod unsafe_run;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};

@@ -2,11 +2,11 @@
 
 use std::{cell::RefCell, ops::Range};
 
-use t3c_runtime::{DeviceContext, StepKey, layout::Cut};
-use t3c_schedule::{Collective, CollectiveKind};
+use t3c_runtime::{DeviceContext, StepKey};
 
 use super::{
     Executable, State,
+    exchange::Exchange,
     plan::{Home, Instance, ValueId},
     prepare::{FusedPlan, Gemm, IndexCheck, Prepared},
 };
@@ -37,7 +37,10 @@ impl Executable {
         self.runtime.run(|device: &DeviceContext<'_>| {
             let memory = &memories[device.device() as usize];
             let stack = RefCell::new(vec![0; self.stack_entries]);
-            let worker = Worker { executable: self, memory, device, stack };
+            let mut coordinates: Vec<i64> =
+                self.grid.coordinates(device.device()).into_iter().map(i64::from).collect();
+            coordinates.push(i64::from(device.device()));
+            let worker = Worker { executable: self, memory, device, coordinates, stack };
             self.plan.instances.iter().try_for_each(|instance| worker.run(instance))
         })?;
         Ok(())
@@ -62,6 +65,8 @@ struct Worker<'a> {
     executable: &'a Executable,
     memory: &'a Memory,
     device: &'a DeviceContext<'a>,
+    /// Where the device stands along each axis, and its number.
+    coordinates: Vec<i64>,
     /// Ancestors of the token at hand.
     stack: RefCell<Vec<i32>>,
 }
@@ -98,17 +103,21 @@ impl Worker<'_> {
             return Ok(());
         };
         let key = StepKey { program: instance.program, step };
-        let location = || self.executable.locations[instance.program][step].clone();
-        match &self.executable.prepared[instance.program][step] {
+        self.step(key, self.executable.prepared[instance.program][step].as_ref(), instance)
+    }
+
+    fn step(&self, key: StepKey, prepared: Option<&Prepared>, instance: &Instance) -> Result<(), Error> {
+        let location = || self.executable.locations[key.program][key.step].clone();
+        match prepared {
             None => Ok(()),
             Some(Prepared::Gemm(gemm)) => {
                 let output = Output::Planned { base: self.floats(instance.writes[0]) };
                 self.gemm(gemm, &instance.reads, output, &gemm.plan.whole());
                 Ok(())
             }
-            Some(Prepared::Kernel { address, checks, .. }) => {
+            Some(Prepared::Kernel { address, checks, coordinates, .. }) => {
                 checks.iter().try_for_each(|check| self.check(check, instance, &location))?;
-                self.kernel(*address, instance);
+                self.kernel(*address, *coordinates, instance);
                 Ok(())
             }
             Some(Prepared::Attention { shape, scale }) => self.attention(shape, *scale, instance, &location),
@@ -119,7 +128,8 @@ impl Worker<'_> {
                 self.attention_paged(shape, *cache, *scale, instance, &location)
             }
             Some(Prepared::Fused(fused)) => self.fused(key, fused, instance),
-            Some(Prepared::Collective(collective, shape)) => self.collective(collective, shape, instance),
+            Some(Prepared::Exchange(exchange)) => self.exchange(exchange, instance.reads[0], instance.writes[0]),
+            Some(Prepared::Consume(exchange, readers)) => self.consume(key, exchange, readers, instance),
         }
     }
 
@@ -158,12 +168,15 @@ impl Worker<'_> {
         unsafe { gemm.plan.run(&task, self.floats(a), self.floats(b), &mut |_| {}) };
     }
 
-    fn kernel(&self, address: usize, instance: &Instance) {
-        let mut pointers: Vec<*mut u8> =
-            instance.reads.iter().chain(&instance.writes).map(|&value| self.place(value)).collect();
+    fn kernel(&self, address: usize, coordinates: bool, instance: &Instance) {
+        let mut pointers: Vec<*mut u8> = instance.reads.iter().map(|&value| self.place(value)).collect();
+        if coordinates {
+            pointers.push(self.coordinates.as_ptr().cast_mut().cast());
+        }
+        pointers.extend(instance.writes.iter().map(|&value| self.place(value)));
         pointers.push(self.memory.scratch.cast());
-        // SAFETY: the packed entry takes an array of as many pointers as the kernel has parameters: inputs,
-        // results, workspace. Each holds the tensor that the schedule names, and the code lives as long as
+        // SAFETY: the packed entry takes an array of as many pointers as the kernel has parameters: inputs, the
+        // device's coordinates where it asks for them, results, workspace. Each holds the tensor that the schedule names, and the code lives as long as
         // `self.executable`.
         unsafe {
             let entry: unsafe extern "C" fn(*const *mut u8) = std::mem::transmute(address);
@@ -319,40 +332,40 @@ impl Worker<'_> {
         }
     }
 
-    fn collective(&self, collective: &Collective, shape: &[u64], instance: &Instance) -> Result<(), Error> {
-        let (from, to) = (instance.reads[0], instance.writes[0]);
-        let (count_in, count_out) = (self.bytes(from) / 4, self.bytes(to) / 4);
+    fn exchange(&self, exchange: &Exchange, from: ValueId, to: ValueId) -> Result<(), Error> {
+        let group = self.device.group(&exchange.axes)?;
         // SAFETY: both places hold their values and do not overlap: the operand lives until this step is over.
         let (input, output) = unsafe {
             (
-                std::slice::from_raw_parts(self.floats(from).cast_const(), count_in),
-                std::slice::from_raw_parts_mut(self.floats(to), count_out),
+                std::slice::from_raw_parts(self.place(from).cast_const(), self.bytes(from)),
+                std::slice::from_raw_parts_mut(self.place(to), self.bytes(to)),
             )
         };
-        let group = self.device.group(&collective.axes)?;
-        let no_cut = || Error::Unsupported {
-            location: String::new(),
-            what: format!("dimension {} of {shape:?}", collective.dimension),
-            expected: "a dimension of the value".into(),
-        };
-        let cut = Cut::of(shape, collective.dimension);
-        match collective.kind {
-            CollectiveKind::AllReduce => group.all_reduce(input, output, collective.reduction)?,
-            CollectiveKind::ReduceScatter => {
-                group.reduce_scatter(input, output, cut.ok_or_else(no_cut)?, collective.reduction)?;
-            }
-            CollectiveKind::AllGather => group.all_gather(input, output, cut.ok_or_else(no_cut)?)?,
-            CollectiveKind::AllSlice => {
-                let cut = cut.ok_or_else(no_cut)?;
-                let own = cut.chunk(group.size(), group.position());
-                for outer in 0..cut.outer {
-                    let row = cut.row(outer, &own);
-                    output[outer * row.len()..][..row.len()].copy_from_slice(&input[row]);
-                }
-            }
-            CollectiveKind::AllToAll => {}
+        if !exchange.reduces() {
+            return exchange.exchange(&group, input, output);
         }
-        Ok(())
+        // SAFETY: as above; `Exchange::new` let only floats through.
+        let (input, output) = unsafe {
+            (
+                std::slice::from_raw_parts(self.floats(from).cast_const(), input.len() / 4),
+                std::slice::from_raw_parts_mut(self.floats(to), output.len() / 4),
+            )
+        };
+        exchange.reduce(&group, input, output)
+    }
+
+    /// A gather and everything that reads it.
+    fn consume(
+        &self,
+        key: StepKey,
+        exchange: &Exchange,
+        readers: &[Option<Prepared>],
+        instance: &Instance,
+    ) -> Result<(), Error> {
+        self.exchange(exchange, instance.reads[0], instance.writes[0])?;
+        readers.iter().zip(&instance.readers).try_for_each(|(prepared, reader)| {
+            self.step(key, prepared.as_ref(), reader)
+        })
     }
 }
 
