@@ -48,7 +48,10 @@ impl Exchange {
             CollectiveKind::AllGather => Action::AllGather(bytes(cut(&output.shape)?)),
             CollectiveKind::AllSlice => Action::AllSlice(bytes(cut(&input.shape)?)),
             CollectiveKind::AllToAll => {
-                let (split, concat) = exchanged(&input.shape, &output.shape, dimension)?;
+                let (split, concat) = match collective.concatenate {
+                    Some(concat) if dimension.max(concat) < input.shape.len() => (dimension, concat),
+                    _ => exchanged(&input.shape, &output.shape, dimension)?,
+                };
                 let mut shape = input.shape.clone();
                 shape.push(input.element.bytes());
                 Action::AllToAll(shape, split, concat)

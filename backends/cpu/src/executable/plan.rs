@@ -38,6 +38,8 @@ pub struct Instance {
     pub writes: Vec<ValueId>,
     /// The readers of a consumed gather, as instances of their own.
     pub readers: Vec<Instance>,
+    /// For each product, which packed weight it reads, if it reads one.
+    pub packed: Vec<Option<usize>>,
 }
 
 /// A value's size and place.
@@ -157,6 +159,7 @@ impl Expansion<'_> {
                 reads: vec![source],
                 writes: vec![result],
                 readers: Vec::new(),
+                packed: Vec::new(),
             });
         }
         Ok(())
@@ -186,9 +189,11 @@ impl Expansion<'_> {
             reads: map(&reader.reads),
             writes: map(&reader.writes),
             readers: Vec::new(),
+            packed: Vec::new(),
         };
         let readers = consumers.iter().map(reader).collect();
-        self.instances.push(Instance { program, step: (!is_copy).then_some(step.id), reads, writes, readers });
+        let step = (!is_copy).then_some(step.id);
+        self.instances.push(Instance { program, step, reads, writes, readers, packed: Vec::new() });
         Ok(())
     }
 

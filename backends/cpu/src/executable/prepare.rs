@@ -4,15 +4,14 @@ use std::collections::HashMap;
 
 use t3c_ir::units::UnitKind;
 use t3c_schedule::{
-    CollectiveKind, Compute, Contraction, Fused, Program, Reduction, Schedule, Step, StepKind,
-    Work,
+    CollectiveKind, Compute, Contraction, Fused, Program, Reduction, Schedule, Step, StepKind, Work,
 };
 
-use super::{exchange::Exchange, plan::is_unit};
+use super::{exchange::Exchange, packs::products, plan::is_unit};
 use crate::{
     Error,
     kernels::{self, AttentionShape, CacheShape, Dim, GemmPlan, Jit, Kernels, Machine},
-    lower::{Compiled, entry_symbol},
+    lower::{Compiled, Needs, entry_symbol},
 };
 
 /// A step's native form.
@@ -20,17 +19,8 @@ use crate::{
 pub(crate) enum Prepared {
     /// A matrix product.
     Gemm(Box<Gemm>),
-    /// A compiled function of the module: address of its packed entry, bytes of workspace.
-    Kernel {
-        /// The packed entry.
-        address: usize,
-        /// Bytes of workspace.
-        workspace: usize,
-        /// Index checks before the call.
-        checks: Vec<IndexCheck>,
-        /// Whether it reads the device's coordinates.
-        coordinates: bool,
-    },
+    /// A compiled function of the module.
+    Kernel(Kernel),
     /// Attention over packed tokens.
     Attention { shape: AttentionShape, scale: f32 },
     /// Its gradient.
@@ -43,6 +33,17 @@ pub(crate) enum Prepared {
     Exchange(Exchange),
     /// A gather, then its readers.
     Consume(Exchange, Vec<Option<Prepared>>),
+}
+
+/// A compiled function of the module.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    /// Address of its packed entry.
+    pub(crate) address: usize,
+    /// What it takes besides inputs and results.
+    pub(crate) needs: Needs,
+    /// Index checks before the call.
+    pub(crate) checks: Vec<IndexCheck>,
 }
 
 /// A matrix product and which operand comes first.
@@ -74,7 +75,7 @@ pub(crate) struct FusedPlan {
 pub(crate) struct Preparation<'s> {
     pub(crate) schedule: &'s Schedule,
     pub(crate) machine: &'s Machine,
-    pub(crate) workspaces: &'s Compiled,
+    pub(crate) compiled: &'s Compiled,
     pub(crate) code: &'s Jit,
     pub(crate) scales: &'s HashMap<String, f64>,
 }
@@ -152,12 +153,11 @@ impl Preparation<'_> {
         } else {
             Vec::new()
         };
-        Ok(Prepared::Kernel {
+        Ok(Prepared::Kernel(Kernel {
             address: self.code.address(&entry_symbol(symbol))?,
-            workspace: self.workspaces.get(symbol).map_or(0, |kernel| kernel.workspace),
-            coordinates: self.workspaces.get(symbol).is_some_and(|kernel| kernel.coordinates),
+            needs: self.compiled.get(symbol).cloned().unwrap_or_default(),
             checks,
-        })
+        }))
     }
 
     fn scale(&self, compute: &Compute) -> f32 {
@@ -340,24 +340,40 @@ fn every(prepared: &[Vec<Option<Prepared>>]) -> impl Iterator<Item = &Prepared> 
     })
 }
 
-/// Floats of scratch that any product or attention needs on one thread.
+/// Floats of scratch that any product, attention or kernel needs on one thread.
 pub(crate) fn scratch_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
-    every(prepared)
-        .map(|step| match step {
-            Prepared::Gemm(gemm) => gemm.plan.workspace_len(),
-            Prepared::Fused(fused) => {
-                let block: usize =
-                    fused.products.iter().map(|gemm| gemm.plan.rows() * gemm.plan.cols()).max().unwrap_or(0);
-                let work = fused.products.iter().map(|gemm| gemm.plan.workspace_len()).max().unwrap_or(0);
-                // Several products: each block of the later ones is computed aside and added.
-                work.next_multiple_of(16) + if fused.products.len() > 1 { block } else { 0 }
-            }
-            Prepared::AttentionGrad { shape, .. } => shape.backward_scratch_len(),
-            Prepared::Kernel { workspace, .. } => workspace.div_ceil(4),
-            _ => 0,
-        })
-        .max()
-        .unwrap_or(0)
+    let product = |gemm: &Gemm| match gemm.plan.batches() {
+        0 | 1 => gemm.plan.packed_workspace_len(),
+        _ => gemm.plan.workspace_len(),
+    };
+    let step = |step: &Prepared| match step {
+        Prepared::AttentionGrad { shape, .. } => shape.backward_scratch_len(),
+        Prepared::Kernel(kernel) => kernel.needs.workspace.div_ceil(4),
+        other => products(Some(other)).iter().map(product).max().unwrap_or(0),
+    };
+    every(prepared).map(step).max().unwrap_or(0)
+}
+
+/// Floats that a device's threads share within a step: second operands of products, packed on the way.
+pub(crate) fn shared_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
+    let whole = |gemm: &Gemm| gemm.plan.packed_b_len().next_multiple_of(16);
+    let step = |step: &Prepared| match step {
+        Prepared::Fused(fused) => fused.products.iter().map(whole).sum(),
+        Prepared::Gemm(gemm) => gemm.plan.panels_len(gemm.plan.panel_group()),
+        _ => 0,
+    };
+    every(prepared).map(step).max().unwrap_or(0)
+}
+
+/// Floats of the largest block that a later product of a fused step computes aside.
+pub(crate) fn aside_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
+    let step = |step: &Prepared| match step {
+        Prepared::Fused(fused) if fused.products.len() > 1 => {
+            fused.products.iter().map(|gemm| gemm.plan.rows() * gemm.plan.cols()).max().unwrap_or(0)
+        }
+        _ => 0,
+    };
+    every(prepared).map(step).max().unwrap_or(0)
 }
 
 /// Entries of the index stack that attention needs: tokens in sight of one row.

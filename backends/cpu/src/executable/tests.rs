@@ -2,8 +2,8 @@
 
 use t3c_ir::Context;
 use t3c_schedule::{
-    Algorithm, Axis, Buffer, Collective, CollectiveKind, Compute, Consume, Contraction, Element, Grid, Program,
-    Reduction, SCHEMA, Schedule, Step, StepKind, Work,
+    Algorithm, Axis, Buffer, Collective, CollectiveKind, Compute, Consume, Contraction, Element, Grid,
+    Program, Reduction, SCHEMA, Schedule, Step, StepKind, Work,
 };
 
 use super::{Executable, Options};
@@ -48,7 +48,8 @@ fn schedule(axes: &[(&str, u32)], buffers: Vec<Buffer>, result: usize, kinds: Ve
 fn run(text: &str, schedule: &Schedule, x: &[f32]) -> Vec<f32> {
     let context = Context::new();
     let module = context.parse(text, "test.mlir").expect("a module");
-    let mut executable = Executable::new(&context, &module, schedule, Options::default()).expect("native code");
+    let mut executable =
+        Executable::new(&context, &module, schedule, Options::default()).expect("native code");
     let mut state = executable.state();
     let port = executable.arguments()[0].clone();
     let bytes: Vec<u8> = x.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -132,8 +133,7 @@ fn an_all_to_all_moves_a_split_from_one_dimension_to_another_within_each_group()
 fn readers_of_a_consumed_gather_see_all_of_it() {
     let axes = [("dp", 2), ("ep", 2)];
     // y[n, m] = Σ_k x[n, k] x[m, k], of the gathered x.
-    let contraction =
-        Contraction { extents: vec![8, 8, 3], a: vec![0, 2], b: vec![1, 2], c: vec![0, 1] };
+    let contraction = Contraction { extents: vec![8, 8, 3], a: vec![0, 2], b: vec![1, 2], c: vec![0, 1] };
     let reader =
         Compute { work: Work::Contraction(contraction), kernel: None, reads: vec![1, 1], writes: vec![2] };
     let consume = StepKind::Consume(Consume {
@@ -155,4 +155,48 @@ fn readers_of_a_consumed_gather_see_all_of_it() {
     for (index, value) in y.iter().enumerate() {
         assert_eq!(*value, expected(index / 8, index % 8), "{index}");
     }
+}
+
+/// `y[n, m] = Σ_k x[n, k] x[m, k]`, the second operand an argument that is packed ahead.
+fn squares(n: u64, k: u64) -> (String, Schedule) {
+    let contraction = Contraction { extents: vec![n, n, k], a: vec![0, 2], b: vec![1, 2], c: vec![0, 1] };
+    let product =
+        Compute { work: Work::Contraction(contraction), kernel: None, reads: vec![0, 0], writes: vec![1] };
+    let schedule = schedule(&[], vec![buffer(&[n, k]), buffer(&[n, n])], 1, vec![StepKind::Compute(product)]);
+    let text = format!(
+        "func.func @main(%x: tensor<{n}x{k}xf32> {{t3.name = \"x\"}}) -> (tensor<{n}x{n}xf32> {{t3.name = \"y\"}}) {{
+           %y = tensor.empty() : tensor<{n}x{n}xf32>
+           return %y : tensor<{n}x{n}xf32>
+         }}"
+    );
+    (text, schedule)
+}
+
+#[test]
+fn threads_and_packed_weights_change_no_bit_and_new_weights_are_packed_again() {
+    let (n, k) = (150, 1300);
+    let (text, schedule) = squares(n, k);
+    let context = Context::new();
+    let module = context.parse(&text, "test.mlir").expect("a module");
+    let values = |seed: u64| -> Vec<u8> {
+        (0..n * k).flat_map(|i| (((i * 7919 + seed) % 97) as f32 / 97.0 - 0.5).to_le_bytes()).collect()
+    };
+    let mut results = Vec::new();
+    for threads in [1, 2, 5] {
+        let options = Options { threads, ..Options::default() };
+        let mut executable = Executable::new(&context, &module, &schedule, options).expect("native code");
+        assert_eq!(executable.packs.len(), 1);
+        let mut state = executable.state();
+        let port = executable.arguments()[0].clone();
+        let mut run = |seed| {
+            state.set("x", &port.r#type, &[None, None], &values(seed)).expect("x");
+            executable.run(&mut state).expect("a run");
+            executable.run(&mut state).expect("a run with what was packed");
+            state.get("y").expect("y").1
+        };
+        results.push([run(1), run(2), run(1)]);
+    }
+    assert!(results.iter().all(|result| *result == results[0]));
+    assert_eq!(results[0][0], results[0][2]);
+    assert_ne!(results[0][0], results[0][1]);
 }
