@@ -5,10 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use t3c_ir::Element;
-
-/// The grid axes that split each dimension, outermost first.
-pub type Splits = Vec<Vec<usize>>;
+use t3c_ir::{Element, Splits};
 
 /// A parameter of a model.
 #[derive(Clone, Debug, PartialEq)]

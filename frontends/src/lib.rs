@@ -23,7 +23,7 @@ use std::path::Path;
 pub use decoder::{DecoderConfig, Objective};
 pub use detect::{Format, detect};
 pub use error::{Error, Field, Place};
-pub use info::{ModelInfo, Parameter, Source, Splits};
+pub use info::{ModelInfo, Parameter, Source};
 use t3c_ir::{Context, Element, Module};
 
 /// What is to be built.

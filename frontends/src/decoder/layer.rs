@@ -4,7 +4,7 @@
 //! the layer.
 
 use t3c_ir::{
-    Builder, Element, Module, TensorType, Val,
+    Builder, Element, Module, Splits, TensorType, Val,
     function::{Function, Port, Signature, add_function},
     units::BLOCK,
 };
@@ -14,7 +14,7 @@ use super::{
     config::{LayerKind, Norm, Residual},
     weights::Weight,
 };
-use crate::{Error, Phase, info::Splits, nn};
+use crate::{Error, Phase, nn};
 
 /// The symbol of the grid.
 pub(super) const GRID: &str = "grid";
@@ -146,8 +146,7 @@ impl Decoder {
         if self.plan.parallel.grid().is_none() {
             return Ok(value);
         }
-        let split: Vec<_> = split.iter().map(|axes| axes.first().copied()).collect();
-        Ok(b.named(name).shard(value, GRID, &split)?)
+        Ok(b.named(name).shard(value, GRID, split)?)
     }
 
     /// A tensor whose first dimension is tokens, or blocks of tokens, with its sharding.

@@ -5,13 +5,14 @@
 //! divide by, its axis is two: `kv`, which splits them, and `replica`, over which they are replicated; query heads
 //! are split over both.
 
+use t3c_ir::Splits;
 use t3c_schedule::{Axis, Grid};
 
 use super::{Role, config::DecoderConfig};
 use crate::{
     Options,
     error::{Error, Field},
-    info::{Splits, gcd},
+    info::gcd,
 };
 
 /// Degrees of parallelism as axes of the grid.

@@ -4,17 +4,14 @@
 //! view, and so is the order of a head's rows where only some of its dimensions are rotated: queries and keys are
 //! permuted alike, which leaves their products as they were.
 
-use t3c_ir::Element;
+use t3c_ir::{Element, Splits};
 
 use super::{
     DecoderConfig, Parallel, Role,
     config::{LayerKind, Norm, Position, Residual},
     names::Fused,
 };
-use crate::{
-    Parameter,
-    info::{Source, Splits},
-};
+use crate::{Parameter, info::Source};
 
 /// What the builder knows of one weight or bias.
 #[derive(Clone, Debug)]

@@ -135,8 +135,7 @@ impl ModelGraph {
             return Ok(values);
         }
         let annotate = |(parameter, value): (&Parameter, Val<'c, 'a>)| {
-            let splits: Vec<_> = parameter.split.iter().map(|axes| axes.first().copied()).collect();
-            Ok(b.named(&format!("{prefix}{}", parameter.name)).shard(value, GRID, &splits)?)
+            Ok(b.named(&format!("{prefix}{}", parameter.name)).shard(value, GRID, &parameter.split)?)
         };
         parameters.iter().zip(values).map(annotate).collect()
     }

@@ -2,7 +2,7 @@
 
 use t3c_ir::{
     Module, TensorType,
-    function::{Port, SPLIT, entry},
+    function::entry,
     interpreter::{Interpreter, Tensor, gather, scatter},
 };
 
@@ -33,12 +33,6 @@ fn input(name: &str, r#type: &TensorType, seed: u64) -> Tensor {
     }
 }
 
-fn splits(port: &Port) -> Vec<Option<usize>> {
-    let text = &port.attributes.iter().find(|(name, _)| name == SPLIT).unwrap().1;
-    let axes = text.trim_start_matches("array<i64").trim_matches([':', '>', ' ']);
-    axes.split(", ").filter(|axis| !axis.is_empty()).map(|axis| axis.parse().ok()).collect()
-}
-
 /// One big device and the grid give the same numbers.
 fn compare(whole: &Module<'_>, parts: &Module<'_>) {
     let grid = t3c_ir::function::grid(parts.op()).unwrap().1;
@@ -51,7 +45,7 @@ fn compare(whole: &Module<'_>, parts: &Module<'_>) {
     let scattered: Vec<Vec<Tensor>> = inputs
         .iter()
         .zip(local.argument_ports().unwrap())
-        .map(|(input, port)| scatter(input, &splits(&port), &grid).unwrap())
+        .map(|(input, port)| scatter(input, &port.splits(), &grid).unwrap())
         .collect();
     let per_device: Vec<Vec<Tensor>> = (0..grid.devices() as usize)
         .map(|device| scattered.iter().map(|parts| parts[device].clone()).collect())
@@ -59,7 +53,7 @@ fn compare(whole: &Module<'_>, parts: &Module<'_>) {
     let found = Interpreter::new(parts.op()).run(&name, &per_device).unwrap();
     for (index, (expected, port)) in expected.iter().zip(local.result_ports().unwrap()).enumerate() {
         let parts: Vec<Tensor> = found.iter().map(|results| results[index].clone()).collect();
-        let whole = gather(&parts, &splits(&port), &grid).unwrap();
+        let whole = gather(&parts, &port.splits(), &grid).unwrap();
         assert_eq!(whole.shape, expected.shape);
         for (found, expected) in whole.numbers().into_iter().zip(expected.numbers()) {
             let error = (found - expected).abs() / expected.abs().max(1.0);
