@@ -355,6 +355,17 @@ pub(crate) fn call_unit<'c, 'a>(
     b.call(&symbol, arguments, &unit.results)
 }
 
+/// Rows `ids` of `table`, which are split alike: an index points into its own device's rows.
+pub(crate) fn aligned_lookup<'c, 'a>(
+    b: &Builder<'c, 'a>,
+    module: Op<'c, 'a>,
+    table: Val<'c, 'a>,
+    ids: Val<'c, 'a>,
+) -> Result<Val<'c, 'a>, Error> {
+    let unit = Unit::lookup(&TensorType::of(table)?, &TensorType::of(ids)?).aligned();
+    Ok(call_unit(b, module, &unit, &[table, ids])?[0])
+}
+
 /// Rows `ids` of `table`.
 pub(crate) fn lookup<'c, 'a>(
     b: &Builder<'c, 'a>,

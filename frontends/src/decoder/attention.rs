@@ -87,10 +87,18 @@ impl<'c, 'a> Place<'_, 'c, 'a> {
     /// The family's attention.
     fn options(&self, unit: Unit) -> Unit {
         let config = &self.decoder.config;
-        let mut unit = unit;
-        if let Some(scale) = config.query_scale {
-            unit.scale = Some(scale);
-        }
-        unit
+        let unit = match config.query_scale {
+            Some(scale) => unit.scaled(scale),
+            None => unit,
+        };
+        let unit = match config.attention_softcap {
+            Some(cap) => unit.softcapped(cap),
+            None => unit,
+        };
+        let unit = match self.kind.window {
+            Some(window) => unit.windowed(window),
+            None => unit,
+        };
+        if self.decoder.plan.parallel.tokens().is_empty() { unit } else { unit.aligned() }
     }
 }

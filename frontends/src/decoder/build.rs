@@ -267,7 +267,10 @@ impl<'c, 'a> Entry<'_, 'c, 'a> {
         let (decoder, config) = (self.decoder, &self.decoder.config);
         let b = self.at_role(Role::FinalNorm);
         let mut hidden = match self.find("rows") {
-            Some(rows) => nn::lookup(&b, self.module.op(), hidden, rows)?,
+            Some(rows) if decoder.plan.parallel.tokens().is_empty() => {
+                nn::lookup(&b, self.module.op(), hidden, rows)?
+            }
+            Some(rows) => nn::aligned_lookup(&b, self.module.op(), hidden, rows)?,
             None => hidden,
         };
         if let Some(weight) = self.weight(Role::FinalNorm, false) {

@@ -84,6 +84,8 @@ pub fn sharding(kind: UnitKind, situation: &Situation<'_>) -> UnitSharding {
             let situation = Situation { aligned: false, ..*situation };
             Attention { at, gradient: None, results }.split(&situation)
         }
+        UnitKind::Route => whole(operands, &[3, 3, 3]),
+        UnitKind::Grouped | UnitKind::GroupedGrad => whole(operands, &[4]),
     }
 }
 
@@ -276,5 +278,15 @@ mod tests {
         let grad = on(UnitKind::LookupGrad, &[&[&[1]], &[&[1], WHOLE]], false, &[0]);
         assert_eq!(grad.results, [Sharding::split([vec![0], vec![]]).partial([(1, Reduction::Sum)])]);
         assert_eq!(grad.indices, Indices::Masked(vec![0]));
+    }
+}
+
+/// Every device does the whole of it.
+fn whole(operands: &[&[Vec<usize>]], results: &[usize]) -> UnitSharding {
+    let all = |rank: usize| Sharding::split(vec![vec![]; rank]);
+    UnitSharding {
+        operands: operands.iter().map(|splits| all(splits.len())).collect(),
+        results: results.iter().map(|&rank| all(rank)).collect(),
+        masked: None,
     }
 }
