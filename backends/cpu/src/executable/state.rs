@@ -2,12 +2,18 @@
 //!
 //! Several executables (a training step, a decode step, buckets of each) share one state.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use t3c_ir::{Splits, TensorType, splits};
 use t3c_schedule::Grid;
 
-use crate::{Error, unsafe_memory::Aligned};
+use crate::{Error, kernels::PackedLayout, unsafe_memory::Aligned};
 
 /// One tensor on all devices.
 #[derive(Debug)]
@@ -18,6 +24,39 @@ pub(crate) struct Entry {
     pub(crate) split: Splits,
     /// Each device's part.
     pub(crate) parts: Vec<Aligned>,
+    /// Changes whenever the parts are written; never 0.
+    pub(crate) version: u64,
+    /// Copies as products read them.
+    pub(crate) packed: Vec<PackedTensor>,
+}
+
+impl Entry {
+    fn new(whole: &TensorType, split: &[Vec<usize>], parts: Vec<Aligned>) -> Self {
+        let (whole, split) = (whole.clone(), split.to_vec());
+        Self { whole, split, parts, version: next_version(), packed: Vec::new() }
+    }
+
+    /// The parts have been written.
+    pub(crate) fn written(&mut self) {
+        self.version = next_version();
+    }
+}
+
+/// A packed copy of a tensor.
+#[derive(Debug)]
+pub(crate) struct PackedTensor {
+    /// Its layout.
+    pub(crate) layout: Arc<PackedLayout>,
+    /// The tensor's version that it holds; 0 for none.
+    pub(crate) version: u64,
+    /// Each device's part.
+    pub(crate) parts: Vec<Aligned>,
+}
+
+/// Versions are not used twice, whatever the tensor: a state may be emptied and filled again.
+fn next_version() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Tensors by name, divided over the devices of a grid.
@@ -65,11 +104,11 @@ impl State {
                 .map_err(|error| input(name, error.to_string()))?;
             let part = local.iter().product::<u64>() as usize * size;
             let parts = (0..devices).map(|_| Aligned::zeroed(part)).collect();
-            self.entries
-                .insert(name.to_owned(), Entry { whole: r#type.clone(), split: split.to_vec(), parts });
+            self.entries.insert(name.to_owned(), Entry::new(r#type, split, parts));
         }
         let grid = self.grid.clone();
         if let Some(entry) = self.entries.get_mut(name) {
+            entry.written();
             for (device, part) in entry.parts.iter_mut().enumerate() {
                 copy_part(&grid, device as u32, split, &r#type.shape, size, |whole, local, length| {
                     part.bytes_mut()[local..local + length].copy_from_slice(&bytes[whole..whole + length]);
@@ -122,6 +161,7 @@ impl State {
         if from.max(to) + length > rows || entry.split.first().is_none_or(|axes| !axes.is_empty()) {
             return Err(input(name, format!("has no rows {from} and {to} of {rows} to copy")));
         }
+        entry.written();
         for part in &mut entry.parts {
             let row = part.bytes().len() / rows.max(1);
             part.bytes_mut().copy_within(from * row..(from + length) * row, to * row);
@@ -134,7 +174,7 @@ impl State {
         let fits = self.entries.get(name).is_some_and(|entry| entry.whole == *whole && entry.split == *split);
         if !fits {
             let parts = (0..self.grid.devices()).map(|_| Aligned::zeroed(part_bytes)).collect();
-            self.entries.insert(name.to_owned(), Entry { whole: whole.clone(), split: split.clone(), parts });
+            self.entries.insert(name.to_owned(), Entry::new(whole, split, parts));
         }
     }
 }
