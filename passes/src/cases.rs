@@ -3,7 +3,7 @@
 //! The first line names the passes (`// pass: t3-split-all-reduce`, several separated by commas). Checked for
 //! every case, without a word in the file: the result verifies, prints and parses back to itself, a second run
 //! changes nothing (unless the file says `// once`), and every function means the same before and after, on all
-//! devices (functions of large tensors are not interpreted).
+//! devices (functions of large or dynamic tensors are not interpreted).
 
 use std::{collections::HashMap, fs, path::Path};
 
@@ -27,7 +27,7 @@ fn run_case(path: &Path) -> String {
     let file = path.file_name().and_then(|name| name.to_str()).expect("the case has a name");
     let (context, passes) = (Context::new(), passes(&source));
     let mut module = context.parse(&source, file).unwrap_or_else(|error| panic!("{file}: {error}"));
-    let before = meaning(&module, file);
+    let (before, whole) = (meaning(&module, file), module.duplicate());
     let mut remarks: Vec<Remark> = Vec::new();
     let outcome = run_passes(&mut module, &passes, &mut remarks);
     let mut text: String = remarks.iter().map(|remark| format!("{remark}\n")).collect();
@@ -36,6 +36,9 @@ fn run_case(path: &Path) -> String {
     }
     if !changes_arguments(&passes) {
         compare(&before, &meaning(&module, file), file, tolerance(&passes));
+    }
+    if passes.iter().any(|pass| pass == "t3-shard") {
+        crate::shard::tests::oracle::compare(&whole, &module);
     }
     let after = module.text(false);
     let again = context.parse(&after, file).unwrap_or_else(|error| panic!("{file}, printed: {error}"));
@@ -53,8 +56,8 @@ fn run_case(path: &Path) -> String {
     text
 }
 
-/// After partitioning, devices take parts of the arguments: `shard::tests` gives them and compares. The optimizer
-/// adds arguments: its own tests compare with a plain loop.
+/// After partitioning, devices take parts of the arguments: the whole is compared with what they put together. The
+/// optimizer adds arguments: its own tests compare with a plain loop.
 fn changes_arguments(passes: &[String]) -> bool {
     passes.iter().any(|pass| pass == "t3-shard" || pass == "t3-optimizer")
 }
@@ -72,8 +75,9 @@ const SMALL: u64 = 4096;
 fn meaning(module: &Module<'_>, file: &str) -> HashMap<String, Vec<Vec<Tensor>>> {
     let interpreter = Interpreter::new(module.op());
     let is_small = |function: &Function<'_, '_>| {
-        let ports = function.argument_ports().expect("arguments are tensors");
-        ports.iter().map(|port| port.r#type.elements()).sum::<u64>() <= SMALL
+        let elements =
+            |ports: Vec<t3c_ir::function::Port>| ports.iter().map(|port| port.r#type.elements()).sum();
+        function.argument_ports().map(elements).is_ok_and(|elements: u64| elements <= SMALL)
     };
     let programs = functions(module.op()).into_iter().filter(|f| crate::outline::is_program(*f));
     let run = |function: Function<'_, '_>| {

@@ -16,6 +16,7 @@ pub mod find_pairs;
 pub mod flow;
 pub mod fuse;
 pub mod group;
+mod normalize;
 pub mod optimizer;
 pub mod options;
 pub mod outline;

@@ -14,7 +14,7 @@ use crate::{
 
 /// From annotations to one program a device.
 pub fn sharding() -> Vec<String> {
-    owned(&["t3-shard", "t3-simplify"])
+    owned(&["t3-normalize", "t3-shard", "t3-simplify"])
 }
 
 /// What the fusing passes need to know of the user's wishes and machine.
