@@ -15,9 +15,9 @@ mod unsafe_attention;
 mod unsafe_products;
 mod unsafe_run;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use t3c_ir::{Context, Module, TensorType, function::functions, units::unit_of};
+use t3c_ir::{Context, Module, TensorType, function::functions};
 use t3c_runtime::Runtime;
 use t3c_schedule::{Element, Grid, Schedule};
 
@@ -118,14 +118,14 @@ impl Executable {
             .iter()
             .filter_map(|symbol| all.iter().copied().find(|function| function.name() == *symbol))
             .collect();
-        let scales: HashMap<String, f64> =
-            all.iter().filter_map(|function| Some((function.name(), unit_of(*function)?.scale?))).collect();
+        let units = prepare::units(module);
         let compiled = lower(context, &kernels, &mut jit)?;
-        prepare::emit_kernels(schedule, &mut jit)?;
+        let heads = prepare::heads(schedule, &units);
+        Kernels::emit(&mut jit, &heads)?;
         let code: Arc<Jit> = Arc::new(jit.finish()?);
-        let kernels = Kernels::from_code(&machine, &prepare::head_dims(schedule), Arc::clone(&code))?;
+        let kernels = Kernels::from_code(&machine, &heads, Arc::clone(&code))?;
         let preparation =
-            Preparation { schedule, machine: &machine, compiled: &compiled, code: &code, scales: &scales };
+            Preparation { schedule, machine: &machine, compiled: &compiled, code: &code, units: &units };
         let prepared = preparation.all()?;
         let mut plan = Plan::new(schedule)?;
         let runtime_options =

@@ -2,7 +2,11 @@
 
 use std::collections::HashMap;
 
-use t3c_ir::units::UnitKind;
+use t3c_ir::{
+    Module,
+    function::functions,
+    units::{Unit, UnitKind, unit_of},
+};
 use t3c_schedule::{
     CollectiveKind, Compute, Contraction, Fused, Program, Reduction, Schedule, Step, StepKind, Work,
 };
@@ -10,7 +14,7 @@ use t3c_schedule::{
 use super::{exchange::Exchange, packs::products, plan::is_unit};
 use crate::{
     Error,
-    kernels::{self, AttentionShape, CacheShape, Dim, GemmPlan, Jit, Kernels, Machine},
+    kernels::{self, AttentionShape, CacheShape, Dim, GemmPlan, Heads, Jit, Machine, Scores},
     lower::{Compiled, Needs, entry_symbol},
 };
 
@@ -22,11 +26,11 @@ pub(crate) enum Prepared {
     /// A compiled function of the module.
     Kernel(Kernel),
     /// Attention over packed tokens.
-    Attention { shape: AttentionShape, scale: f32 },
+    Attention { shape: AttentionShape, scores: Scores },
     /// Its gradient.
-    AttentionGrad { shape: AttentionShape, scale: f32 },
+    AttentionGrad { shape: AttentionShape, scores: Scores },
     /// Attention with a cache.
-    AttentionPaged { shape: AttentionShape, cache: CacheShape, scale: f32 },
+    AttentionPaged { shape: AttentionShape, cache: CacheShape, scores: Scores },
     /// Products whose blocks feed a reduce-scatter.
     Fused(FusedPlan),
     /// A plain collective.
@@ -77,7 +81,7 @@ pub(crate) struct Preparation<'s> {
     pub(crate) machine: &'s Machine,
     pub(crate) compiled: &'s Compiled,
     pub(crate) code: &'s Jit,
-    pub(crate) scales: &'s HashMap<String, f64>,
+    pub(crate) units: &'s HashMap<String, Unit>,
 }
 
 impl Preparation<'_> {
@@ -127,22 +131,16 @@ impl Preparation<'_> {
             return Ok(Prepared::Gemm(Box::new(self.gemm(step, contraction)?)));
         }
         let shape = |operand: usize| program.buffers[compute.reads[operand]].shape.as_slice();
-        if is_unit(compute, UnitKind::Attention) {
-            return Ok(Prepared::Attention {
-                shape: attention_shape(step, shape(0))?,
-                scale: self.scale(compute),
+        if let Some(unit) = self.unit(compute).filter(|unit| NATIVE.contains(&unit.kind)) {
+            let (scores, q) = (scores_of(unit), attention_shape(step, shape(0))?);
+            return Ok(match unit.kind {
+                UnitKind::Attention => Prepared::Attention { shape: q, scores },
+                UnitKind::AttentionGrad => Prepared::AttentionGrad { shape: q, scores },
+                _ => {
+                    let cache = CacheShape { blocks: shape(3)[0] as usize, table_width: shape(5)[1] as usize };
+                    Prepared::AttentionPaged { shape: q, cache, scores }
+                }
             });
-        }
-        if is_unit(compute, UnitKind::AttentionGrad) {
-            return Ok(Prepared::AttentionGrad {
-                shape: attention_shape(step, shape(0))?,
-                scale: self.scale(compute),
-            });
-        }
-        if is_unit(compute, UnitKind::AttentionPaged) {
-            let cache = CacheShape { blocks: shape(3)[0] as usize, table_width: shape(5)[1] as usize };
-            let scale = self.scale(compute);
-            return Ok(Prepared::AttentionPaged { shape: attention_shape(step, shape(0))?, cache, scale });
         }
         let symbol = compute.kernel.as_deref().unwrap_or_default();
         let checks = if is_unit(compute, UnitKind::Lookup) {
@@ -160,9 +158,8 @@ impl Preparation<'_> {
         }))
     }
 
-    fn scale(&self, compute: &Compute) -> f32 {
-        let symbol = compute.kernel.as_deref().unwrap_or_default();
-        self.scales.get(symbol).copied().unwrap_or(1.0) as f32
+    fn unit(&self, compute: &Compute) -> Option<&Unit> {
+        self.units.get(compute.kernel.as_deref()?)
     }
 
     fn gemm(&self, step: &Step, contraction: &Contraction) -> Result<Gemm, Error> {
@@ -201,6 +198,17 @@ impl Preparation<'_> {
         }
         Ok(plan)
     }
+}
+
+/// The module's units, by symbol.
+pub(crate) fn units(module: &Module<'_>) -> HashMap<String, Unit> {
+    let all = functions(module.op()).into_iter();
+    all.filter_map(|function| Some((function.name(), unit_of(function)?))).collect()
+}
+
+/// How an attention unit makes its scores.
+fn scores_of(unit: &Unit) -> Scores {
+    Scores::scaled(unit.scale.unwrap_or(1.0) as f32)
 }
 
 fn attention_shape(step: &Step, q: &[u64]) -> Result<AttentionShape, Error> {
@@ -300,18 +308,21 @@ fn computes(schedule: &Schedule) -> impl Iterator<Item = (&Program, &Step, &Comp
 /// Units that have generated kernels.
 const NATIVE: [UnitKind; 3] = [UnitKind::Attention, UnitKind::AttentionGrad, UnitKind::AttentionPaged];
 
-/// Everything that generated code needs besides the module's functions: attention for these head sizes.
-pub(crate) fn head_dims(schedule: &Schedule) -> Vec<usize> {
-    let mut dims = Vec::new();
+/// Everything that generated code needs besides the module's functions: attention for these heads.
+pub(crate) fn heads(schedule: &Schedule, units: &HashMap<String, Unit>) -> Vec<Heads> {
+    let mut all = Vec::new();
     for (program, step, compute) in computes(schedule) {
-        if NATIVE.iter().any(|&kind| is_unit(compute, kind))
+        let unit = compute.kernel.as_ref().and_then(|symbol| units.get(symbol));
+        if let Some(unit) = unit.filter(|unit| NATIVE.contains(&unit.kind))
             && let Ok(shape) = attention_shape(step, &program.buffers[compute.reads[0]].shape)
-            && !dims.contains(&shape.head_dim)
         {
-            dims.push(shape.head_dim);
+            let heads = Heads { dim: shape.head_dim, capped: scores_of(unit).cap.is_some() };
+            if !all.contains(&heads) {
+                all.push(heads);
+            }
         }
     }
-    dims
+    all
 }
 
 /// Symbols of the functions that the schedule's steps call as compiled kernels, each once.
@@ -386,11 +397,6 @@ pub(crate) fn stack_entries(prepared: &[Vec<Option<Prepared>>]) -> usize {
         })
         .max()
         .unwrap_or(0)
-}
-
-/// Compiles the kernels that the schedule needs into `jit`.
-pub(crate) fn emit_kernels(schedule: &Schedule, jit: &mut kernels::JitBuilder) -> Result<(), Error> {
-    Ok(Kernels::emit(jit, &head_dims(schedule))?)
 }
 
 #[cfg(test)]

@@ -165,12 +165,12 @@ impl Worker<'_> {
                 self.kernel(kernel, instance);
                 Ok(())
             }
-            Some(Prepared::Attention { shape, scale }) => self.attention(shape, *scale, instance, &location),
-            Some(Prepared::AttentionGrad { shape, scale }) => {
-                self.attention_grad(shape, *scale, instance, &location)
+            Some(Prepared::Attention { shape, scores }) => self.attention(shape, *scores, instance, &location),
+            Some(Prepared::AttentionGrad { shape, scores }) => {
+                self.attention_grad(shape, *scores, instance, &location)
             }
-            Some(Prepared::AttentionPaged { shape, cache, scale }) => {
-                self.attention_paged(shape, *cache, *scale, instance, &location)
+            Some(Prepared::AttentionPaged { shape, cache, scores }) => {
+                self.attention_paged(shape, *cache, *scores, instance, &location)
             }
             Some(Prepared::Fused(fused)) => self.fused(key, fused, instance),
             Some(Prepared::Exchange(exchange)) => {
