@@ -12,6 +12,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod unsafe_attention;
+mod unsafe_experts;
 mod unsafe_products;
 mod unsafe_run;
 

@@ -14,7 +14,7 @@ use t3c_schedule::{
 use super::{exchange::Exchange, packs::products, plan::is_unit};
 use crate::{
     Error,
-    kernels::{self, AttentionShape, CacheShape, Dim, GemmPlan, Heads, Jit, Machine, Scores},
+    kernels::{self, experts::{Grouped, Routing}, AttentionShape, CacheShape, Dim, GemmPlan, Heads, Jit, Machine, Scores},
     lower::{Compiled, Needs, entry_symbol},
 };
 
@@ -31,6 +31,12 @@ pub(crate) enum Prepared {
     AttentionGrad { shape: AttentionShape, scores: Scores },
     /// Attention with a cache.
     AttentionPaged { shape: AttentionShape, cache: CacheShape, scores: Scores },
+    /// Which rows go to which expert.
+    Route(Routing),
+    /// Products of rows with the matrix of their expert.
+    Grouped(Box<GroupedPlan>),
+    /// The gradient of those matrices.
+    GroupedGrad(GroupedGradPlan),
     /// Products whose blocks feed a reduce-scatter.
     Fused(FusedPlan),
     /// A plain collective.
@@ -56,6 +62,20 @@ pub(crate) struct Gemm {
     pub(crate) plan: GemmPlan,
     /// Whether the schedule's second operand is the kernel's first.
     pub(crate) swapped: bool,
+}
+
+/// A product of ragged groups of rows: its batch is the experts.
+#[derive(Debug)]
+pub(crate) struct GroupedPlan {
+    pub(crate) gemm: Gemm,
+    pub(crate) grouped: Grouped,
+}
+
+/// The gradient of experts' matrices of `features` (rows, columns).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupedGradPlan {
+    pub(crate) grouped: Grouped,
+    pub(crate) features: (usize, usize),
 }
 
 /// Which operand holds row indices, and below what they must stay.

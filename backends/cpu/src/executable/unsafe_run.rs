@@ -172,6 +172,12 @@ impl Worker<'_> {
             Some(Prepared::AttentionPaged { shape, cache, scores }) => {
                 self.attention_paged(shape, *cache, *scores, instance, &location)
             }
+            Some(Prepared::Route(routing)) => {
+                self.route(routing, instance);
+                Ok(())
+            }
+            Some(Prepared::Grouped(grouped)) => self.grouped(grouped, instance, &location),
+            Some(Prepared::GroupedGrad(grouped)) => self.grouped_grad(grouped, instance, &location),
             Some(Prepared::Fused(fused)) => self.fused(key, fused, instance),
             Some(Prepared::Exchange(exchange)) => {
                 self.exchange(exchange, instance.reads[0], instance.writes[0])

@@ -14,6 +14,7 @@ mod cache;
 mod contraction;
 pub mod emit;
 mod error;
+pub mod experts;
 pub mod gemm;
 mod isa;
 mod names;
