@@ -18,18 +18,23 @@
 //! ```
 
 mod cache;
+mod collective;
 mod compute;
 mod error;
+pub mod evaluation;
 mod events;
 mod extract;
 mod fields;
 mod machine;
 mod memory;
+mod mover;
+mod network;
+pub mod page;
+pub mod parallel;
 mod policy;
 mod producer;
 mod recorder;
 mod report;
-mod ring;
 mod simulate;
 pub mod system;
 pub mod trace;

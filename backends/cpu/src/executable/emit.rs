@@ -6,7 +6,7 @@ use t3c_schedule::Schedule;
 use super::{check_elements, prepare};
 use crate::{
     Error,
-    kernels::{Emit, Isa, Kernels, JitBuilder, Machine},
+    kernels::{Emit, Isa, JitBuilder, Kernels, Machine},
     lower::lower,
 };
 

@@ -18,13 +18,13 @@ mod unsafe_run;
 
 use std::{sync::Arc, time::Duration};
 
-use t3c_ir::{Context, Module, TensorType, function::functions};
+use t3c_ir::{Context, Module, Splits, TensorType, function::functions};
 use t3c_runtime::Runtime;
 use t3c_schedule::{Element, Grid, Schedule};
 
 pub use emit::native_code;
 pub use plan::{Home, Instance, Plan, Value, ValueId};
-pub use state::{Split, State};
+pub use state::State;
 
 use crate::{
     Error,
@@ -59,7 +59,7 @@ pub struct Port {
     /// The whole tensor's type.
     pub r#type: TensorType,
     /// How it is divided among the devices.
-    pub split: Split,
+    pub split: Splits,
 }
 
 /// A compiled schedule.
@@ -132,7 +132,7 @@ impl Executable {
         let runtime_options =
             t3c_runtime::Options { timeout: options.timeout, trace: options.trace, delays: options.delays };
         let devices = schedule.grid.devices();
-        let scratch_floats = prepare::scratch_floats(&prepared);
+        let scratch_floats = prepare::scratch_floats(&prepared, &machine);
         let stack_entries = prepare::stack_entries(&prepared);
         let entry = &schedule.programs[schedule.entry];
         let function = t3c_ir::function::entry(module.op())?;
@@ -162,7 +162,7 @@ impl Executable {
             teams: (0..devices).map(|_| Team::new(threads)).collect(),
             arenas: per_device(plan.arena),
             scratch: (0..devices).map(|_| (0..threads).map(|_| thread()).collect()).collect(),
-            shared: per_device(prepare::shared_floats(&prepared) * 4),
+            shared: per_device(prepare::shared_floats(&prepared, &machine) * 4),
             asides: per_device(prepare::aside_floats(&prepared) * 4),
             packs,
             stack_entries,
@@ -288,33 +288,9 @@ fn whole_ports(ports: &[t3c_ir::function::Port], prefix: &str, grid: &Grid) -> R
 
 /// A partitioned port with its whole type.
 fn whole_port(port: &t3c_ir::function::Port, grid: &Grid) -> Result<Port, Error> {
-    let text = port
-        .attributes
-        .iter()
-        .find(|(name, _)| name == t3c_ir::function::SPLIT)
-        .map(|(_, text)| text.as_str());
-    let mut split: Split = text
-        .unwrap_or_default()
-        .trim_start_matches("array<i64")
-        .trim_start_matches(':')
-        .trim_end_matches('>')
-        .split(',')
-        .filter_map(|axis| axis.trim().parse::<i64>().ok())
-        .map(|axis| usize::try_from(axis).ok())
-        .collect();
-    split.resize(port.r#type.shape.len(), None);
-    let mut whole = port.r#type.clone();
-    for (extent, axis) in whole.shape.iter_mut().zip(&split) {
-        if let Some(axis) = axis {
-            let size = grid.axes.get(*axis).map_or(0, |axis| axis.size);
-            if size == 0 {
-                return Err(state::input(
-                    &port.name,
-                    format!("is divided along axis {axis}, which the grid lacks"),
-                ));
-            }
-            *extent *= u64::from(size);
-        }
-    }
+    let split = port.splits();
+    let shape = t3c_ir::splits::unblock(&port.r#type.shape, &split, grid)
+        .map_err(|error| state::input(&port.name, error.to_string()))?;
+    let whole = TensorType::new(shape, port.r#type.element);
     Ok(Port { name: port.name.clone(), r#type: whole, split })
 }

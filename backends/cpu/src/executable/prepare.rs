@@ -14,7 +14,10 @@ use t3c_schedule::{
 use super::{exchange::Exchange, packs::products, plan::is_unit};
 use crate::{
     Error,
-    kernels::{self, experts::{Grouped, Routing}, AttentionShape, CacheShape, Dim, GemmPlan, Heads, Jit, Machine, Scores},
+    kernels::{
+        self, AttentionShape, CacheShape, Dim, GemmPlan, Heads, Jit, Machine, Scores,
+        experts::{Grouped, Routing},
+    },
     lower::{Compiled, Needs, entry_symbol},
 };
 
@@ -76,6 +79,14 @@ pub(crate) struct GroupedPlan {
 pub(crate) struct GroupedGradPlan {
     pub(crate) grouped: Grouped,
     pub(crate) features: (usize, usize),
+}
+
+impl GroupedGradPlan {
+    /// Floats that one expert's product needs, however many rows it gets: of each thread, and shared.
+    fn scratch(&self, machine: &Machine) -> [usize; 2] {
+        let rows = self.grouped.groups * self.grouped.rows;
+        GemmPlan::most_scratch_of_rows(rows, self.features.1, machine)
+    }
 }
 
 /// Which operand holds row indices, and below what they must stay.
@@ -151,14 +162,24 @@ impl Preparation<'_> {
             return Ok(Prepared::Gemm(Box::new(self.gemm(step, contraction)?)));
         }
         let shape = |operand: usize| program.buffers[compute.reads[operand]].shape.as_slice();
+        let buffer = |id: usize| program.buffers[id].shape.as_slice();
         if let Some(unit) = self.unit(compute).filter(|unit| NATIVE.contains(&unit.kind)) {
-            let (scores, q) = (scores_of(unit), attention_shape(step, shape(0))?);
+            let scores = scores_of(unit);
+            let q = || attention_shape(step, shape(0));
             return Ok(match unit.kind {
-                UnitKind::Attention => Prepared::Attention { shape: q, scores },
-                UnitKind::AttentionGrad => Prepared::AttentionGrad { shape: q, scores },
+                UnitKind::Attention => Prepared::Attention { shape: q()?, scores },
+                UnitKind::AttentionGrad => Prepared::AttentionGrad { shape: q()?, scores },
+                UnitKind::AttentionPaged => {
+                    let cache =
+                        CacheShape { blocks: shape(3)[0] as usize, table_width: shape(5)[1] as usize };
+                    Prepared::AttentionPaged { shape: q()?, cache, scores }
+                }
+                UnitKind::Route => Prepared::Route(routing(unit, shape(0), buffer(compute.writes[0]))),
+                UnitKind::Grouped => self.grouped(unit, shape(0), shape(1))?,
                 _ => {
-                    let cache = CacheShape { blocks: shape(3)[0] as usize, table_width: shape(5)[1] as usize };
-                    Prepared::AttentionPaged { shape: q, cache, scores }
+                    let grouped = grouped_extents(shape(0), buffer(compute.writes[0])[1]);
+                    let features = (extent(shape(1), 3), extent(shape(0), 3));
+                    Prepared::GroupedGrad(GroupedGradPlan { grouped, features })
                 }
             });
         }
@@ -176,6 +197,29 @@ impl Preparation<'_> {
             needs: self.compiled.get(symbol).cloned().unwrap_or_default(),
             checks,
         }))
+    }
+
+    /// All experts' matrices as a batch; the rows of each are known when the offsets are.
+    fn grouped(&self, unit: &Unit, x: &[u64], w: &[u64]) -> Result<Prepared, Error> {
+        let (depth, experts) = (extent(x, 3), extent(w, 0) * extent(w, 1));
+        let cols = extent(w, if unit.transposed { 3 } else { 2 });
+        let (by_col, by_depth) = if unit.transposed { (1, cols) } else { (depth, 1) };
+        let rows = extent(x, 0) * extent(x, 1) * extent(x, 2);
+        let dim = |extent: usize, [a, b, c]: [usize; 3]| Dim {
+            extent,
+            a: a as isize,
+            b: b as isize,
+            c: c as isize,
+        };
+        let contraction = kernels::Contraction {
+            batch: vec![dim(experts, [0, cols * depth, 0])],
+            m: vec![dim(rows, [depth, 0, cols])],
+            n: vec![dim(cols, [0, by_col, 1])],
+            k: vec![dim(depth, [1, by_depth, 0])],
+        };
+        let plan = GemmPlan::ragged(&contraction, self.machine)?;
+        let gemm = Gemm { plan, swapped: false };
+        Ok(Prepared::Grouped(Box::new(GroupedPlan { gemm, grouped: grouped_extents(x, w[1]) })))
     }
 
     fn unit(&self, compute: &Compute) -> Option<&Unit> {
@@ -228,7 +272,30 @@ pub(crate) fn units(module: &Module<'_>) -> HashMap<String, Unit> {
 
 /// How an attention unit makes its scores.
 fn scores_of(unit: &Unit) -> Scores {
-    Scores::scaled(unit.scale.unwrap_or(1.0) as f32)
+    Scores {
+        scale: unit.scale.unwrap_or(1.0) as f32,
+        cap: unit.softcap.map(|cap| cap as f32),
+        window: unit.window,
+    }
+}
+
+fn extent(shape: &[u64], dimension: usize) -> usize {
+    shape.get(dimension).map_or(1, |&extent| extent as usize)
+}
+
+fn routing(unit: &Unit, scores: &[u64], rows: &[u64]) -> Routing {
+    Routing {
+        tokens: extent(scores, 0),
+        experts: extent(scores, 1),
+        k: unit.top_k.unwrap_or(1) as usize,
+        groups: extent(rows, 0),
+        slots: extent(rows, 1),
+        rows: extent(rows, 2),
+    }
+}
+
+fn grouped_extents(x: &[u64], experts: u64) -> Grouped {
+    Grouped { groups: extent(x, 0), slots: extent(x, 1), rows: extent(x, 2), experts: experts as usize }
 }
 
 fn attention_shape(step: &Step, q: &[u64]) -> Result<AttentionShape, Error> {
@@ -326,14 +393,24 @@ fn computes(schedule: &Schedule) -> impl Iterator<Item = (&Program, &Step, &Comp
 }
 
 /// Units that have generated kernels.
-const NATIVE: [UnitKind; 3] = [UnitKind::Attention, UnitKind::AttentionGrad, UnitKind::AttentionPaged];
+const NATIVE: [UnitKind; 6] = [
+    UnitKind::Attention,
+    UnitKind::AttentionGrad,
+    UnitKind::AttentionPaged,
+    UnitKind::Route,
+    UnitKind::Grouped,
+    UnitKind::GroupedGrad,
+];
+
+/// Those of them that are attention.
+const ATTENTION: [UnitKind; 3] = [UnitKind::Attention, UnitKind::AttentionGrad, UnitKind::AttentionPaged];
 
 /// Everything that generated code needs besides the module's functions: attention for these heads.
 pub(crate) fn heads(schedule: &Schedule, units: &HashMap<String, Unit>) -> Vec<Heads> {
     let mut all = Vec::new();
     for (program, step, compute) in computes(schedule) {
         let unit = compute.kernel.as_ref().and_then(|symbol| units.get(symbol));
-        if let Some(unit) = unit.filter(|unit| NATIVE.contains(&unit.kind))
+        if let Some(unit) = unit.filter(|unit| ATTENTION.contains(&unit.kind))
             && let Ok(shape) = attention_shape(step, &program.buffers[compute.reads[0]].shape)
         {
             let heads = Heads { dim: shape.head_dim, capped: scores_of(unit).cap.is_some() };
@@ -372,7 +449,7 @@ fn every(prepared: &[Vec<Option<Prepared>>]) -> impl Iterator<Item = &Prepared> 
 }
 
 /// Floats of scratch that any product, attention or kernel needs on one thread.
-pub(crate) fn scratch_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
+pub(crate) fn scratch_floats(prepared: &[Vec<Option<Prepared>>], machine: &Machine) -> usize {
     let product = |gemm: &Gemm| match gemm.plan.batches() {
         0 | 1 => gemm.plan.packed_workspace_len(),
         _ => gemm.plan.workspace_len(),
@@ -380,17 +457,20 @@ pub(crate) fn scratch_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
     let step = |step: &Prepared| match step {
         Prepared::AttentionGrad { shape, .. } => shape.backward_scratch_len(),
         Prepared::Kernel(kernel) => kernel.needs.workspace.div_ceil(4),
+        Prepared::GroupedGrad(grouped) => grouped.scratch(machine)[0],
         other => products(Some(other)).iter().map(product).max().unwrap_or(0),
     };
     every(prepared).map(step).max().unwrap_or(0)
 }
 
 /// Floats that a device's threads share within a step: second operands of products, packed on the way.
-pub(crate) fn shared_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
+pub(crate) fn shared_floats(prepared: &[Vec<Option<Prepared>>], machine: &Machine) -> usize {
     let whole = |gemm: &Gemm| gemm.plan.packed_b_len().next_multiple_of(16);
     let step = |step: &Prepared| match step {
         Prepared::Fused(fused) => fused.products.iter().map(whole).sum(),
         Prepared::Gemm(gemm) => gemm.plan.panels_len(gemm.plan.panel_group()),
+        Prepared::Grouped(grouped) => grouped.gemm.plan.panels_len(grouped.gemm.plan.panels()),
+        Prepared::GroupedGrad(grouped) => grouped.scratch(machine)[1],
         _ => 0,
     };
     every(prepared).map(step).max().unwrap_or(0)

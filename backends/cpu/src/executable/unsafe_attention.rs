@@ -7,9 +7,8 @@ use super::{
 use crate::{
     Error,
     kernels::{
-        AttentionGradients, AttentionInputs, AttentionKernels, AttentionShape, Cache, CacheShape, Heads, PackedTree,
-        Pages, Scores,
-        raw::attention::parts,
+        AttentionGradients, AttentionInputs, AttentionKernels, AttentionShape, Cache, CacheShape, Heads,
+        PackedTree, Pages, Scores, raw::attention::parts,
     },
 };
 
@@ -65,7 +64,8 @@ impl Worker<'_> {
         let Some(kernels) = self.attention_kernels(shape, scores) else { return Ok(()) };
         let tree = self.tree(shape, scores, instance, location)?;
         let [dq, dk, dv] = [0, 1, 2].map(|result| self.floats(instance.writes[result]));
-        let gradients = AttentionGradients { dout: self.floats(instance.reads[instance.reads.len() - 1]), dq, dk, dv };
+        let gradients =
+            AttentionGradients { dout: self.floats(instance.reads[instance.reads.len() - 1]), dq, dk, dv };
         let (local, shared) = (self.local, Shared((self.inputs(instance), gradients)));
         self.team.run(shape.kv_heads, &|head, thread| {
             let (inputs, gradients) = shared.get();

@@ -22,9 +22,8 @@ impl Worker<'_> {
         };
         let (read, writes) = (instance.reads[0], &instance.writes);
         // SAFETY: the operand's place holds floats that nothing writes during this step.
-        let scores = unsafe {
-            std::slice::from_raw_parts(self.floats(read).cast_const(), self.bytes(read) / 4)
-        };
+        let scores =
+            unsafe { std::slice::from_raw_parts(self.floats(read).cast_const(), self.bytes(read) / 4) };
         let [source, expert, offsets] = [0, 1, 2].map(|result| ints(writes[result]));
         routing.run(scores, Routed { source, expert, offsets });
     }

@@ -165,7 +165,9 @@ impl Worker<'_> {
                 self.kernel(kernel, instance);
                 Ok(())
             }
-            Some(Prepared::Attention { shape, scores }) => self.attention(shape, *scores, instance, &location),
+            Some(Prepared::Attention { shape, scores }) => {
+                self.attention(shape, *scores, instance, &location)
+            }
             Some(Prepared::AttentionGrad { shape, scores }) => {
                 self.attention_grad(shape, *scores, instance, &location)
             }

@@ -107,7 +107,8 @@ impl Grouped {
         for (place, offsets) in offsets.chunks(self.experts + 1).enumerate() {
             let mut last = 0;
             for (index, &offset) in offsets.iter().enumerate() {
-                let fits = i64::from(offset) <= self.rows as i64 && offset >= last && (index > 0 || offset == 0);
+                let fits =
+                    i64::from(offset) <= self.rows as i64 && offset >= last && (index > 0 || offset == 0);
                 if !fits {
                     return Err(place * (self.experts + 1) + index);
                 }
@@ -118,7 +119,10 @@ impl Grouped {
     }
 
     /// For each expert with rows in each group and slot: expert (over all slots), and its rows (over all places).
-    pub fn pieces<'o>(&self, offsets: &'o [i32]) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> + 'o {
+    pub fn pieces<'o>(
+        &self,
+        offsets: &'o [i32],
+    ) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> + 'o {
         let Grouped { slots, rows, experts, .. } = *self;
         offsets.chunks(experts + 1).enumerate().flat_map(move |(place, offsets)| {
             offsets.windows(2).enumerate().filter(|(_, pair)| pair[0] < pair[1]).map(move |(local, pair)| {

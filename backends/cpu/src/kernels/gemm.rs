@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use super::cache::{Blocking, blocking};
+use super::cache::{Blocking, blocking, largest_block, largest_group};
 use super::contraction::Offsets;
 use super::{Contraction, Error, Machine};
 
@@ -156,6 +156,13 @@ impl GemmPlan {
         plan.blocking = blocking(machine, rows.len());
         plan.check_sizes()?;
         Ok(plan)
+    }
+
+    /// Floats that a product of at most `rows` rows, with `n` columns, may need: of each thread, and for the packed
+    /// panels of a group.
+    pub fn most_scratch_of_rows(rows: usize, n: usize, machine: &Machine) -> [usize; 2] {
+        let nr = machine.tile_columns();
+        [largest_block(machine), largest_group(machine, rows).min(n.div_ceil(nr) * nr * rows)]
     }
 
     fn check_sizes(&self) -> Result<(), Error> {

@@ -4,9 +4,9 @@ use inkwell::context::Context;
 use inkwell::module::Module;
 
 use super::attention::{Heads, check_head_dim};
-use super::emit::{attend, attention};
 use super::emit::micro::{Epilogue, Shape, emit_micro_kernel};
 use super::emit::pack::{emit_pack_across, emit_pack_along};
+use super::emit::{attend, attention};
 use super::{Error, Machine, RegisterTile};
 
 /// Heights of the micro-kernels: MR, then every smaller power of two for the last rows.

@@ -90,8 +90,7 @@ pub fn emit_attend<'c>(
     shape: Shape,
 ) -> Result<(), Error> {
     use Param::{Float, Pointer};
-    let params =
-        [Pointer, Pointer, Pointer, Pointer, Pointer, Pointer, Pointer, Pointer, Float, Float];
+    let params = [Pointer, Pointer, Pointer, Pointer, Pointer, Pointer, Pointer, Pointer, Float, Float];
     let f = Emitter::function(context, module, machine, name, &params);
     let weights = f.stack_floats(BLOCK * shape.rows)?;
     let block = Block { f: &f, shape, weights };
@@ -240,11 +239,7 @@ impl<'c> Block<'c, '_, '_> {
     }
 
     /// The same where a row sees some depths only, a row at a time.
-    fn add_cut(
-        &self,
-        fades: &[FloatValue<'c>],
-        seen: &[(IntValue<'c>, IntValue<'c>)],
-    ) -> Result<(), Error> {
+    fn add_cut(&self, fades: &[FloatValue<'c>], seen: &[(IntValue<'c>, IntValue<'c>)]) -> Result<(), Error> {
         const PIECES: usize = 4;
         for pieces in self.pieces().chunks(PIECES) {
             for (row, &range) in seen.iter().enumerate() {

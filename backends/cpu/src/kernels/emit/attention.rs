@@ -34,7 +34,8 @@ pub fn emit_backward<'c>(
 ) -> Result<(), Error> {
     use Param::{Float, Int, Pointer};
     let params = [
-        Int, Pointer, Pointer, Pointer, Pointer, Int, Float, Pointer, Pointer, Pointer, Pointer, Pointer, Float,
+        Int, Pointer, Pointer, Pointer, Pointer, Int, Float, Pointer, Pointer, Pointer, Pointer, Pointer,
+        Float,
     ];
     let f = Emitter::function(context, module, machine, name, &params);
     let b = f.builder();

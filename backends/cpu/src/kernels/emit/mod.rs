@@ -262,7 +262,12 @@ impl<'c, 'm> Emitter<'c, 'm> {
     }
 
     /// Stores `value` as element `index` of an array of floats.
-    pub fn store_float(&self, base: PointerValue<'c>, index: usize, value: FloatValue<'c>) -> Result<(), Error> {
+    pub fn store_float(
+        &self,
+        base: PointerValue<'c>,
+        index: usize,
+        value: FloatValue<'c>,
+    ) -> Result<(), Error> {
         self.store(self.float_address(base, self.int(index))?, value)
     }
 

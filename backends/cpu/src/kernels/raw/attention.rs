@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::jit::Jit;
-use crate::kernels::attention::{Ancestors, AttentionShape, CACHE_BLOCK, CacheShape, Heads, MAX_HEAD_DIM, Scores};
+use crate::kernels::attention::{
+    Ancestors, AttentionShape, CACHE_BLOCK, CacheShape, Heads, MAX_HEAD_DIM, Scores,
+};
 use crate::kernels::emit::attention::BLOCK;
 use crate::kernels::{Error, Machine, names};
 
@@ -142,7 +144,9 @@ impl Pages<'_> {
     /// How many of the first positions row `row` does not see any more.
     fn unseen(&self, row: usize) -> usize {
         let seen = self.position[row] as usize + 1;
-        self.scores.window.map_or(0, |window| seen.saturating_sub(usize::try_from(window).unwrap_or(usize::MAX)))
+        self.scores
+            .window
+            .map_or(0, |window| seen.saturating_sub(usize::try_from(window).unwrap_or(usize::MAX)))
     }
 
     /// Whether a row is the position after that of the row before, in the same blocks.
@@ -271,8 +275,10 @@ impl AttentionKernels {
             while !active.is_empty() {
                 let (height, attend) = self.fitting(active.len());
                 let seen = tile.seen_in(first, active.start, height);
-                let (offsets, state) =
-                    (&tile.offsets[active.start..], &mut tile.state[2 * active.start..2 * (active.start + height)]);
+                let (offsets, state) = (
+                    &tile.offsets[active.start..],
+                    &mut tile.state[2 * active.start..2 * (active.start + height)],
+                );
                 // SAFETY: so many rows follow in each array; offsets are heads of q and out, places rows of v.
                 unsafe {
                     attend(

@@ -56,15 +56,8 @@ impl Case {
         let (q, k, v) = (values(q, 3), values(kv, 5), values(kv, 7));
         let [q, k, v] = [q, k, v].map(|floats| Guarded::new(&floats));
         let subtree_end = subtree_ends(parents);
-        let mut case = Case {
-            shape,
-            position: Vec::new(),
-            subtree_end,
-            scores: Scores { scale, cap, window },
-            q,
-            k,
-            v,
-        };
+        let mut case =
+            Case { shape, position: Vec::new(), subtree_end, scores: Scores { scale, cap, window }, q, k, v };
         case.position = (0..parents.len()).map(|token| case.ancestors(token).len() as i32 - 1).collect();
         case
     }
@@ -277,7 +270,8 @@ fn large_scores_do_not_overflow() {
     case.scores.scale = 300.0;
     for kernels in all_kernels() {
         let out = case.forward(kernels, 0);
-        let expected = reference::attention(&case.shape, case.slices(), case.ends_and_positions(), &case.scores);
+        let expected =
+            reference::attention(&case.shape, case.slices(), case.ends_and_positions(), &case.scores);
         for (x, y) in out.iter().zip(&expected) {
             assert!((x - y).abs() < 2e-3, "{x}, expected {y}");
         }
