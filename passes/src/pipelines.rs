@@ -65,8 +65,7 @@ pub fn fusion(options: &Fusion) -> Vec<String> {
         Algorithm::Ring => "ring",
         Algorithm::Direct => "direct",
     };
-    passes
-        .push(format!("t3-configure-address-space{{tile={tile} blocks={blocks} algorithm={algorithm}}}"));
+    passes.push(format!("t3-configure-address-space{{tile={tile} blocks={blocks} algorithm={algorithm}}}"));
     passes
 }
 
