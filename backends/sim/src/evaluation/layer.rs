@@ -118,6 +118,7 @@ impl Layer<'_> {
             kind,
             axes: vec![0],
             dimension: 0,
+            concatenate: None,
             reduction: Reduction::Sum,
             bytes,
             algorithm: Algorithm::Ring,
