@@ -95,9 +95,10 @@ pub fn element_of(r#type: Type<'_>) -> Option<Element> {
     if r#type.is_index() {
         return Some(Element::I64);
     }
+    let text = r#type.to_string();
     [Element::F64, Element::F32, Element::F16, Element::Bf16, Element::I64, Element::I32, Element::I1]
         .into_iter()
-        .find(|&element| r#type.to_string() == element_name(element))
+        .find(|&element| text == element_name(element))
 }
 
 /// The MLIR type of an element.

@@ -443,9 +443,9 @@ impl<'c, 'a> Kernels<'c, 'a> {
 }
 
 /// A kernel's text without its symbol. The generic form, since the other one depends on whether everything
-/// around the kernel is valid already.
+/// around the kernel is valid already; in local scope, or each text would number the values of the whole module.
 fn text(kernel: Op<'_, '_>, name: &str) -> Result<String, PassError> {
-    let flags = OperationPrintingFlags::new().print_generic_operation_form();
+    let flags = OperationPrintingFlags::new().print_generic_operation_form().use_local_scope();
     let text = kernel.to_string_with_flags(flags)?;
     Ok(text.replacen(&format!("sym_name = \"{name}\""), "sym_name", 1))
 }

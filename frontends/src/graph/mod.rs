@@ -9,7 +9,7 @@ mod schema;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use schema::{Axis, Block, DType, Extent, Input, Model, Op, Parallelism, ParameterSpec};
-use t3c_ir::{Element, TensorType};
+use t3c_ir::{Element, Splits, TensorType, splits};
 
 use crate::{
     Options, Parameter, Phase,
@@ -109,8 +109,9 @@ impl ModelGraph {
                 )?);
             }
         }
-        let split = |parameter: &Parameter| parameter.split.map(|dimension| parameter.shape[dimension]);
-        let split: Vec<u64> = parameters.iter().filter_map(split).collect();
+        let dimensions = parameters.iter().flat_map(|parameter| parameter.shape.iter().zip(&parameter.split));
+        let split: Vec<u64> =
+            dimensions.filter(|(_, axes)| !axes.is_empty()).map(|(&extent, _)| extent).collect();
         self.info.degrees = if split.is_empty() { vec![1] } else { degrees(&split) };
         self.info.layers = layers.max(1);
         self.info.parameters = parameters;
@@ -176,11 +177,12 @@ impl ModelGraph {
             if let Some(shard) = &spec.shard {
                 check_shard(&path, shard, shape.len())?;
             }
+            let split = splits_of(spec, shape.len());
             Ok(Parameter {
                 name: format!("{prefix}{}", spec.name),
                 checkpoint_shape: shape.clone(),
                 shape,
-                split: split_of(spec),
+                split,
                 element: self.element,
             })
         };
@@ -270,8 +272,17 @@ fn check_shard(path: &str, shard: &[Option<Axis>], rank: usize) -> Result<(), Er
     Ok(())
 }
 
+/// The dimension that tensor parallelism splits.
 fn split_of(spec: &ParameterSpec) -> Option<usize> {
     spec.shard.as_ref()?.iter().position(Option::is_some)
+}
+
+fn splits_of(spec: &ParameterSpec, rank: usize) -> Splits {
+    let mut splits = splits::whole(rank);
+    if let Some(dimension) = split_of(spec) {
+        splits[dimension].push(0);
+    }
+    splits
 }
 
 fn element(dtype: DType) -> Element {
