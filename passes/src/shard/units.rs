@@ -287,6 +287,6 @@ fn whole(operands: &[&[Vec<usize>]], results: &[usize]) -> UnitSharding {
     UnitSharding {
         operands: operands.iter().map(|splits| all(splits.len())).collect(),
         results: results.iter().map(|&rank| all(rank)).collect(),
-        masked: None,
+        indices: Indices::Whole,
     }
 }
