@@ -4,11 +4,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use t3c_frontends::{
     DecoderConfig, Graph, Objective,
-    decoder::{Activation, Rope, RopeScaling, TensorNames},
+    decoder::{Position, Rope},
     portool,
 };
 use t3c_ir::{
-    Context, Element,
+    Context,
     function::{Port, entry},
     interpreter::{Interpreter, Tensor},
 };

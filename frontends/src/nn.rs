@@ -121,7 +121,10 @@ impl NormDims {
 
     fn size(&self, r#type: &TensorType) -> f64 {
         let letters = self.x.chars().zip(&r#type.shape);
-        letters.filter(|(letter, _)| self.weight.contains(*letter)).map(|(_, &extent)| extent as f64).product()
+        letters
+            .filter(|(letter, _)| self.weight.contains(*letter))
+            .map(|(_, &extent)| extent as f64)
+            .product()
     }
 }
 

@@ -332,7 +332,8 @@ impl DecoderConfig {
             return Err(Error::invalid("head_dim", message));
         }
         if self.names.fused == super::names::Fused::Heads && self.groups() != 1 {
-            let message = "differs from `num_attention_heads`, but query, key and value share a tensor by head";
+            let message =
+                "differs from `num_attention_heads`, but query, key and value share a tensor by head";
             return Err(Error::invalid("num_key_value_heads", message));
         }
         self.check_rope()?;

@@ -197,9 +197,7 @@ impl Decoder {
 
 impl<'c, 'a> Place<'_, 'c, 'a> {
     fn inputs(&self, ports: &[Port], values: &[Val<'c, 'a>]) -> Result<Inputs<'c, 'a>, Error> {
-        let find = |name: &str| {
-            ports.iter().position(|port| port.name == name).map(|index| values[index])
-        };
+        let find = |name: &str| ports.iter().position(|port| port.name == name).map(|index| values[index]);
         let caches = [find("cache/k"), find("cache/v")].into_iter().flatten();
         let caches = caches.map(|cache| self.decoder.annotate_cache(&self.b, cache));
         Ok(Inputs {
@@ -291,11 +289,8 @@ impl<'c, 'a> Place<'_, 'c, 'a> {
             let biases: Vec<_> = self.find(role, true).into_iter().collect();
             nn::residual(&b, x, added, &biases)?
         };
-        let joined = if self.decoder.config.residual == Residual::Post {
-            self.norm(joined, after)?
-        } else {
-            joined
-        };
+        let joined =
+            if self.decoder.config.residual == Residual::Post { self.norm(joined, after)? } else { joined };
         self.decoder.annotate_residual(&self.b, joined)
     }
 }

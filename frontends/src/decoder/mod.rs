@@ -18,10 +18,10 @@ mod weights;
 
 use std::sync::Arc;
 
-pub(crate) use config::{MOST_LAYERS, spell};
 pub use config::{
     Activation, Biases, DecoderConfig, Experts, LayerKind, Norm, Position, Residual, Rope, RopeScaling,
 };
+pub(crate) use config::{MOST_LAYERS, spell};
 pub use loss::Objective;
 use names::Role;
 pub use names::{Fused, TensorNames};

@@ -57,7 +57,8 @@ impl Parallel {
                 fits: config.degrees().into_iter().filter(|degree| config.vocab_size % degree == 0).collect(),
             });
         }
-        let mut parallel = Self { dp, ep, tp, sequence: options.sequence_parallel && tp > 1, ..Self::default() };
+        let mut parallel =
+            Self { dp, ep, tp, sequence: options.sequence_parallel && tp > 1, ..Self::default() };
         parallel.vocabulary = tp > 1 && options.vocab_parallel.unwrap_or(splits_vocabulary);
         parallel.axis("dp", dp);
         parallel.axis("ep", ep);
@@ -151,8 +152,9 @@ impl Parallel {
         }
         if self.sequence && !tokens.is_multiple_of(blocks * self.tp) {
             let all = blocks * self.tp;
-            let reason =
-                format!("{tokens} tokens are not divisible by --dp × --ep × --tp = {all}, over which they are split");
+            let reason = format!(
+                "{tokens} tokens are not divisible by --dp × --ep × --tp = {all}, over which they are split"
+            );
             return Err(Error::Option { option: "--sequence-parallel", value: "true".into(), reason });
         }
         Ok(())

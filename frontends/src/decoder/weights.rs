@@ -67,7 +67,8 @@ impl Weight {
             start: block.start.clone(),
             size: block.size.clone(),
         };
-        let sources = tensors.iter().flat_map(|name| self.blocks.iter().map(move |block| source(name, block)));
+        let sources =
+            tensors.iter().flat_map(|name| self.blocks.iter().map(move |block| source(name, block)));
         Parameter {
             sources: sources.collect(),
             name: self.part.map_or(tensor.clone(), |part| format!("{tensor}[{part}]")),

@@ -31,9 +31,10 @@ impl<'s> Fields<'s> {
     pub fn optional<T: DeserializeOwned>(&self, field: &str) -> Result<Option<T>, Error> {
         let name = self.name(field);
         let value = self.values.get(name).filter(|value| !value.is_null());
-        value.map(|value| serde_json::from_value(value.clone())).transpose().map_err(|error| {
-            Error::Invalid { field: self.source.field(name), message: error.to_string() }
-        })
+        value
+            .map(|value| serde_json::from_value(value.clone()))
+            .transpose()
+            .map_err(|error| Error::Invalid { field: self.source.field(name), message: error.to_string() })
     }
 
     /// A field with a default.
@@ -117,10 +118,8 @@ impl<'s> Fields<'s> {
             Some(types) => types.get(layer as usize).is_some_and(|name| name == TYPES[1]),
             None => sliding(layer),
         };
-        let kind = |layer: u64| LayerKind {
-            window: window.filter(|_| slides(layer)),
-            ..config.layer_kind(layer)
-        };
+        let kind =
+            |layer: u64| LayerKind { window: window.filter(|_| slides(layer)), ..config.layer_kind(layer) };
         config.layers = (0..layers).map(kind).collect();
         Ok(())
     }

@@ -104,9 +104,9 @@ pub fn read(source: &Source) -> Result<DecoderConfig, Error> {
         .find(|family| family.model_type == model_type)
         .ok_or_else(|| Error::unsupported(field, &model_type, &model_types()))?;
     let config = family.read(source).and_then(|config| {
-        let checked = config.check().map_err(|error| {
-            error.renamed(|field| config.spell(field, Some(source)).to_owned())
-        });
+        let checked = config
+            .check()
+            .map_err(|error| error.renamed(|field| config.spell(field, Some(source)).to_owned()));
         checked.map(|()| config)
     });
     config.map_err(|error| error.located(|name| source.place(name)))

@@ -122,9 +122,7 @@ impl Reader<'_> {
             "llama3" => self.llama3(),
             // Phi-3's first files call it by the paper's first name.
             "longrope" | "su" => self.longrope(),
-            other => {
-                Err(Error::unsupported(Field::new(format!("{}.{key}", self.name)), other, &SUPPORTED))
-            }
+            other => Err(Error::unsupported(Field::new(format!("{}.{key}", self.name)), other, &SUPPORTED)),
         }
     }
 
@@ -145,8 +143,7 @@ impl Reader<'_> {
             Some(_) => self.factor()?,
             None => self.context / original_context,
         };
-        let magnitude =
-            |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+        let magnitude = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
         let attention_factor = match self.parameters.attention_factor {
             Some(value) => self.number("attention_factor", Some(value))?,
             None => match (self.parameters.mscale, self.parameters.mscale_all_dim) {

@@ -50,9 +50,19 @@ pub fn is_well_formed(unit: &Unit) -> bool {
             matches!((arguments.as_slice(), results.as_slice()),
                 (&[ids, dout], &[table]) if dout >= ids && table == dout - ids + 1)
         }
-        UnitKind::Attention => arguments == [5, 4, 3, 1] && results == [4],
-        UnitKind::AttentionGrad => arguments == [5, 4, 3, 1, 4] && results == [5, 4, 3],
+        UnitKind::Attention => {
+            let expected: &[usize] = if unit.window.is_some() { &[5, 4, 3, 1, 1] } else { &[5, 4, 3, 1] };
+            arguments == expected && results == [4]
+        }
+        UnitKind::AttentionGrad => {
+            let expected: &[usize] =
+                if unit.window.is_some() { &[5, 4, 3, 1, 1, 4] } else { &[5, 4, 3, 1, 4] };
+            arguments == expected && results == [5, 4, 3]
+        }
         UnitKind::AttentionPaged => arguments == [5, 4, 3, 5, 4, 2, 1] && results == [4, 5, 4],
+        UnitKind::Route => arguments == [2] && results == [3, 3, 3],
+        UnitKind::Grouped => arguments == [4, 4, 3] && results == [4],
+        UnitKind::GroupedGrad => arguments == [4, 4, 3] && results == [4],
     }
 }
 
@@ -86,6 +96,16 @@ pub fn sharding(kind: UnitKind, situation: &Situation<'_>) -> UnitSharding {
         }
         UnitKind::Route => whole(operands, &[3, 3, 3]),
         UnitKind::Grouped | UnitKind::GroupedGrad => whole(operands, &[4]),
+    }
+}
+
+/// Every device does the whole of it.
+fn whole(operands: &[&[Vec<usize>]], results: &[usize]) -> UnitSharding {
+    let all = |rank: usize| Sharding::split(splits::whole(rank));
+    UnitSharding {
+        operands: operands.iter().map(|splits| all(splits.len())).collect(),
+        results: results.iter().map(|&rank| all(rank)).collect(),
+        indices: Indices::Whole,
     }
 }
 
@@ -278,15 +298,5 @@ mod tests {
         let grad = on(UnitKind::LookupGrad, &[&[&[1]], &[&[1], WHOLE]], false, &[0]);
         assert_eq!(grad.results, [Sharding::split([vec![0], vec![]]).partial([(1, Reduction::Sum)])]);
         assert_eq!(grad.indices, Indices::Masked(vec![0]));
-    }
-}
-
-/// Every device does the whole of it.
-fn whole(operands: &[&[Vec<usize>]], results: &[usize]) -> UnitSharding {
-    let all = |rank: usize| Sharding::split(vec![vec![]; rank]);
-    UnitSharding {
-        operands: operands.iter().map(|splits| all(splits.len())).collect(),
-        results: results.iter().map(|&rank| all(rank)).collect(),
-        indices: Indices::Whole,
     }
 }

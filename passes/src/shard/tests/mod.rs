@@ -2,6 +2,7 @@
 
 mod models;
 mod oracle;
+mod transformer;
 
 use t3c_ir::{
     Context, Module, Ref, ScalarOp,

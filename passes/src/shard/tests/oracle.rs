@@ -6,8 +6,11 @@ use t3c_ir::{
     interpreter::{Interpreter, Tensor, gather, scatter},
 };
 
-use super::models::{N, V};
+use super::models::V;
 use crate::shard::partition;
+
+/// Tokens of a sequence.
+pub const SEQUENCE: u64 = 2;
 
 /// Partitions a module, checks that it computes what it did, and prints it.
 pub fn partitioned(module: &Module<'_>) -> String {
@@ -24,10 +27,13 @@ pub fn partitioned(module: &Module<'_>) -> String {
 /// Values that an argument of this name can have.
 fn input(name: &str, r#type: &TensorType, seed: u64) -> Tensor {
     let counted = |numbers: Vec<f64>| Tensor::from_numbers(r#type, &numbers).unwrap();
+    let each = |number: &dyn Fn(u64) -> u64| (0..r#type.elements()).map(|row| number(row) as f64).collect();
     match name {
         "tokens" | "targets" => Tensor::random_below(r#type, V, seed).unwrap(),
-        "subtree_end" => counted(vec![N as f64; N as usize]),
-        "position" => counted((0..N).map(|row| row as f64).collect()),
+        "subtree_end" => counted(each(&|row| (row / SEQUENCE + 1) * SEQUENCE)),
+        // The row itself, or the one before it in its sequence.
+        "rows" => counted(each(&|row| row - u64::from(row % SEQUENCE > 1))),
+        "position" => counted(each(&|row| row)),
         "block_table" => counted((0..r#type.elements()).map(|at| (at % 2) as f64).collect()),
         _ => Tensor::random(r#type, seed).unwrap(),
     }
