@@ -76,15 +76,16 @@ MODELS = {
     "qwen3": like_llama("Qwen3", head_dim=10, num_key_value_heads=3, tie_word_embeddings=True),
     # Fused projections, and LongRoPE below and beyond its original context with its factor on cos and sin.
     "phi3-short": like_llama("Phi3", hidden_size=60, original_max_position_embeddings=32, max_position_embeddings=128,
-                             pad_token_id=0, rope_parameters=rope(
+                             pad_token_id=None, rope_parameters=rope(
                                  "longrope", short_factor=[1.0, 1.1, 1.3, 1.5, 1.9],
                                  long_factor=[1.5, 2.0, 3.0, 4.0, 6.0])),
     "phi3-long": like_llama("Phi3", hidden_size=48, original_max_position_embeddings=6, max_position_embeddings=64,
-                            pad_token_id=0, rope_parameters=rope(
+                            pad_token_id=None, rope_parameters=rope(
                                 "longrope", partial_rotary_factor=0.75, short_factor=[1.0, 1.1, 1.3],
                                 long_factor=[1.5, 2.0, 3.0])),
     # √d on embeddings, 1 + w, norms around the blocks, alternating windows, an own query scale, soft caps.
-    "gemma2": like_llama("Gemma2", head_dim=10, sliding_window=5, query_pre_attn_scalar=7, attn_logit_softcapping=3.0,
+    "gemma2": like_llama("Gemma2", head_dim=10, pad_token_id=None, sliding_window=5, query_pre_attn_scalar=7, 
+                         attn_logit_softcapping=3.0,
                          final_logit_softcapping=4.0),
     # Experts whose probabilities are made to sum to 1.
     "mixtral": like_llama("Mixtral", hidden_size=24, head_dim=8, intermediate_size=18, num_local_experts=4,

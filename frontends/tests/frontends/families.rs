@@ -106,8 +106,11 @@ impl Model {
         let graph = self.graph("config.json", &options);
         let targets = if rows.is_some() { objective(&self.golden) } else { every_row(&self.golden) };
         let inputs = [packed(&self.golden), targets, self.parameters(&graph)].concat();
-        let passes: &[&str] =
-            if graph.info().tp * graph.info().dp * graph.info().ep > 1 { &["t3-autodiff", "t3-shard"] } else { &["t3-autodiff"] };
+        let passes: &[&str] = if graph.info().tp * graph.info().dp * graph.info().ep > 1 {
+            &["t3-autodiff", "t3-shard"]
+        } else {
+            &["t3-autodiff"]
+        };
         let results = partitioned(&graph, passes, &inputs);
         let what = format!("{} at tp {:?} dp {:?} ep {:?}", self.name, options.tp, options.dp, options.ep);
         assert_close(&what, &results["loss"], &self.golden.floats("loss"), 1e-5);
@@ -137,7 +140,7 @@ fn every_row(golden: &Numbers) -> Vec<Tensor> {
     let last = |row: i32| row % t == t - 1;
     let targets = (0..n).map(|row| if last(row) { 0 } else { tokens[row as usize + 1] });
     let weight = 1.0 / f64::from(BATCH as i32 * (t - 1));
-    let weights = (0..n).map(|row| if last(row) { 0.0 } else { weight }).collect();
+    let weights: Vec<f64> = (0..n).map(|row| if last(row) { 0.0 } else { weight }).collect();
     vec![integers(0..n), integers(targets), Tensor::f64([n as u64], weights)]
 }
 
@@ -207,4 +210,7 @@ families! {
     phi3_within_its_first_context: "phi3-short", vec![];
     phi3_beyond_it: "phi3-long", vec![tp(2)];
     gemma2: "gemma2", vec![tp(2)];
+    mixtral: "mixtral", vec![];
+    qwen3_moe: "qwen3_moe", vec![];
+    qwen3_moe_with_shares_that_sum_to_1: "qwen3_moe-normalised", vec![];
 }
