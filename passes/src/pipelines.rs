@@ -10,11 +10,22 @@ use crate::{
     pass::{Pass, PassError},
     registry,
     remark::{self, Kind, Remark},
+    shard::Stage,
 };
 
 /// From annotations to one program a device.
 pub fn sharding() -> Vec<String> {
-    owned(&["t3-normalize", "t3-shard", "t3-simplify"])
+    sharding_with(Stage::Off)
+}
+
+/// As [`sharding`], with state split over data-parallel devices (ZeRO).
+pub fn sharding_with(stage: Stage) -> Vec<String> {
+    let shard = match stage {
+        Stage::Off => "t3-shard",
+        Stage::State => "t3-shard{zero=1}",
+        Stage::Parameters => "t3-shard{zero=3}",
+    };
+    owned(&["t3-normalize", shard, "t3-simplify"])
 }
 
 /// What the fusing passes need to know of the user's wishes and machine.
