@@ -88,7 +88,8 @@ fn meaning(module: &Module<'_>, file: &str) -> HashMap<String, Vec<Vec<Tensor>>>
                     let splits = port.splits().concat();
                     let place = coordinates.iter().enumerate().fold(0, |place, (axis, coordinate)| {
                         let differs = !promised || splits.contains(&axis);
-                        place * u64::from(grid.axes[axis].size) + if differs { u64::from(*coordinate) } else { 0 }
+                        place * u64::from(grid.axes[axis].size)
+                            + if differs { u64::from(*coordinate) } else { 0 }
                     });
                     Tensor::random(&port.r#type, 1000 * place + number as u64).expect("has host data")
                 };

@@ -26,18 +26,48 @@ pub struct Model {
 #[allow(missing_docs)]
 pub enum Step {
     /// A product with a new parameter over one or two dimensions.
-    Contract { x: usize, reduced: usize, two: bool, out: usize, split: [usize; 2] },
-    Unary { x: usize, op: usize },
+    Contract {
+        x: usize,
+        reduced: usize,
+        two: bool,
+        out: usize,
+        split: [usize; 2],
+    },
+    Unary {
+        x: usize,
+        op: usize,
+    },
     /// `y` repeats along dimensions that it has not.
-    Binary { x: usize, y: usize, op: usize },
+    Binary {
+        x: usize,
+        y: usize,
+        op: usize,
+    },
     /// A new parameter of one dimension is added.
-    Bias { x: usize, dimension: usize, split: [usize; 2] },
-    Fold { x: usize, dimension: usize, max: bool },
+    Bias {
+        x: usize,
+        dimension: usize,
+        split: [usize; 2],
+    },
+    Fold {
+        x: usize,
+        dimension: usize,
+        max: bool,
+    },
     /// Divided by the norm along a dimension.
-    Normalise { x: usize, dimension: usize },
-    Transpose { x: usize, by: usize },
+    Normalise {
+        x: usize,
+        dimension: usize,
+    },
+    Transpose {
+        x: usize,
+        by: usize,
+    },
     /// A wish how the value be divided.
-    Annotate { x: usize, split: [usize; 2] },
+    Annotate {
+        x: usize,
+        split: [usize; 2],
+    },
 }
 
 /// Models on grids of two to six devices.
@@ -50,8 +80,11 @@ pub fn models() -> impl Strategy<Value = Model> {
         Just(vec![2, 3]),
         Just(vec![3, 2])
     ];
-    (axes, 1..3usize, prop::collection::vec(steps(), 1..7))
-        .prop_map(|(axes, calls, steps)| Model { axes, calls, steps })
+    (axes, 1..3usize, prop::collection::vec(steps(), 1..7)).prop_map(|(axes, calls, steps)| Model {
+        axes,
+        calls,
+        steps,
+    })
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -149,9 +182,10 @@ impl<'m, 'c, 'a> Layer<'m, 'c, 'a> {
                 let (dims, x) = pick(x);
                 let op = [ScalarOp::Tanh, ScalarOp::NegF, ScalarOp::Sin, ScalarOp::AbsF][op % 4];
                 let specification = format!("{0}->{0}", letters(&dims));
-                let value = self.builder.as_ref().and_then(|(b, _)| {
-                    b.map(&specification, &[x?], |body| body.unary(op, Ref::Arg(0))).ok()
-                });
+                let value = self
+                    .builder
+                    .as_ref()
+                    .and_then(|(b, _)| b.map(&specification, &[x?], |body| body.unary(op, Ref::Arg(0))).ok());
                 Some((dims, value))
             }
             Step::Binary { x, y, op } => {
@@ -289,9 +323,11 @@ pub fn build<'c>(context: &'c Context, model: &Model) -> Module<'c> {
     let mut dry = Layer::new(model, None);
     dry.run();
     let stream = tensor(&['t', 'a']);
-    let parameters = dry.parameters.iter().enumerate().map(|(index, p)| {
-        Port::new(format!("param/{index}"), tensor(&p.dims))
-    });
+    let parameters = dry
+        .parameters
+        .iter()
+        .enumerate()
+        .map(|(index, p)| Port::new(format!("param/{index}"), tensor(&p.dims)));
     let arguments: Vec<Port> = [Port::new("x", stream.clone())].into_iter().chain(parameters).collect();
     for (name, public) in [("layer", false), ("main", true)] {
         let results = vec![Port::new("y", stream.clone())];
@@ -370,15 +406,43 @@ pub struct Program {
 #[allow(missing_docs)]
 pub enum Move {
     /// Gather, slice, reduce-scatter or all-to-all along dimension `d` (of two), over a group.
-    Along { what: usize, x: usize, d: usize, group: usize, max: bool },
-    Reduce { x: usize, group: usize, max: bool },
-    Unary { x: usize, op: usize },
-    Scale { x: usize, factor: usize },
-    Binary { x: usize, y: usize, op: usize },
+    Along {
+        what: usize,
+        x: usize,
+        d: usize,
+        group: usize,
+        max: bool,
+    },
+    Reduce {
+        x: usize,
+        group: usize,
+        max: bool,
+    },
+    Unary {
+        x: usize,
+        op: usize,
+    },
+    Scale {
+        x: usize,
+        factor: usize,
+    },
+    Binary {
+        x: usize,
+        y: usize,
+        op: usize,
+    },
     /// A vector that all devices hold is added.
-    Bias { x: usize, d: usize },
-    Transpose { x: usize },
-    Cut { x: usize, d: usize },
+    Bias {
+        x: usize,
+        d: usize,
+    },
+    Transpose {
+        x: usize,
+    },
+    Cut {
+        x: usize,
+        d: usize,
+    },
 }
 
 /// Programs on grids of two to six devices.

@@ -5,8 +5,7 @@ use std::collections::HashMap;
 
 use melior::ir::operation::OperationLike;
 use t3c_ir::{
-    Op, Val,
-    ffi,
+    Op, Val, ffi,
     function::{Function, Port, SPLIT, callee},
     views::Collective,
     walk,
@@ -82,8 +81,10 @@ fn is_local(op: Op<'_, '_>) -> bool {
 /// The axes along which everything that an operation reads is the same.
 fn operands(op: Op<'_, '_>, known: &HashMap<usize, Axes>) -> Axes {
     let inner = walk::walk(op);
-    let own: Vec<usize> =
-        inner.iter().flat_map(|op| op.results().map(|r| ffi::value_key(r.into())).collect::<Vec<_>>()).collect();
+    let own: Vec<usize> = inner
+        .iter()
+        .flat_map(|op| op.results().map(|r| ffi::value_key(r.into())).collect::<Vec<_>>())
+        .collect();
     let outside = inner.iter().flat_map(|op| op.operands().collect::<Vec<_>>()).filter(|value| {
         let key = ffi::value_key(*value);
         // Arguments of inner blocks are not known either, and stand for operands.
