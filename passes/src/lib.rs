@@ -35,6 +35,10 @@ pub mod split_all_reduce;
 
 #[cfg(test)]
 mod cases;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+pub mod testing;
 
 pub use decline::Decline;
 pub use pass::{Pass, PassContext, PassError};
