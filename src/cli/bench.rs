@@ -9,7 +9,7 @@ use t3c_cpu::{
 };
 
 use super::{
-    Failure, Outcome,
+    Failure, Outcome, bench_sim,
     options::positive,
     output::{self, Format},
     table::Table,
@@ -20,7 +20,8 @@ use crate::Error;
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
   $ t3c bench gemm
-  $ t3c bench gemm --format json --threads 1")]
+  $ t3c bench gemm --format json --threads 1
+  $ t3c bench sim")]
 pub struct Bench {
     #[command(subcommand)]
     what: What,
@@ -30,6 +31,8 @@ pub struct Bench {
 enum What {
     /// Matrix products in f32, beside the multiply-add peak measured in the same run
     Gemm(Gemm),
+    /// The simulator: time, events, memory, and how they grow with tiles and devices
+    Sim(bench_sim::Sim),
 }
 
 #[derive(Args, Debug)]
@@ -67,7 +70,10 @@ fn shape(text: &str) -> Result<(usize, usize, usize), String> {
 
 impl Bench {
     pub fn run(self) -> Outcome {
-        let What::Gemm(bench) = self.what;
+        let bench = match self.what {
+            What::Gemm(bench) => bench,
+            What::Sim(bench) => return bench.run(),
+        };
         let report = bench.measure()?;
         match bench.format {
             Format::Json => output::print_json(&report)?,
