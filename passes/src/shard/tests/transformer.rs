@@ -2,8 +2,7 @@
 
 use melior::ir::Attribute;
 use t3c_ir::{
-    Builder, Context, Module, Predicate, Ref, ScalarOp, Splits, Val,
-    ffi,
+    Builder, Context, Module, Predicate, Ref, ScalarOp, Splits, Val, ffi,
     function::functions,
     units::{Unit, UnitKind, ensure, unit_of},
     views::Collective,
@@ -151,7 +150,8 @@ fn training_step<'c>(context: &'c Context, layout: &Layout) -> Module<'c> {
             splits[0].clone_from(&layout.data);
             b.shard(value, "grid", &splits).unwrap()
         };
-        let data: Vec<Val<'_, '_>> = a[..5].iter().zip([1, 1, 1, 1, 4]).map(|(&x, rank)| rows(x, rank)).collect();
+        let data: Vec<Val<'_, '_>> =
+            a[..5].iter().zip([1, 1, 1, 1, 4]).map(|(&x, rank)| rows(x, rank)).collect();
         let vocabulary = [layout.tensor(), vec![]];
         let embedding = b.shard(a[5], "grid", &vocabulary).unwrap();
         let head = b.shard(a[6], "grid", &vocabulary).unwrap();
@@ -212,8 +212,14 @@ fn tensor_parallel() {
 #[test]
 fn sequence_parallel() {
     let context = Context::new();
-    let layout =
-        Layout { axes: vec![("tp", 3)], heads: vec![0], sequence: true, kv: 3, queries: 2, ..Layout::default() };
+    let layout = Layout {
+        axes: vec![("tp", 3)],
+        heads: vec![0],
+        sequence: true,
+        kv: 3,
+        queries: 2,
+        ..Layout::default()
+    };
     let module = training_step(&context, &layout);
     let text = partitioned(&module);
     let block = ["all_gather 0 @0", "reduce_scatter 0 @0"];
