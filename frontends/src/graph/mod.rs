@@ -9,7 +9,7 @@ mod schema;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use schema::{Axis, Block, DType, Extent, Input, Model, Op, Parallelism, ParameterSpec};
-use t3c_ir::{Element, Splits, TensorType, splits};
+use t3c_ir::{Element, TensorType};
 
 use crate::{
     Options, Parameter, Phase,
@@ -79,6 +79,8 @@ impl ModelGraph {
             batch: sizes.get("batch").copied(),
             seq: sizes.get("seq").copied(),
             tp: options.tp.or(model.parallelism.as_ref().map(|degrees| degrees.tp.0)).unwrap_or(1),
+            dp: 1,
+            ep: 1,
             element,
             degrees: Vec::new(),
         };
@@ -109,9 +111,11 @@ impl ModelGraph {
                 )?);
             }
         }
-        let dimensions = parameters.iter().flat_map(|parameter| parameter.shape.iter().zip(&parameter.split));
-        let split: Vec<u64> =
-            dimensions.filter(|(_, axes)| !axes.is_empty()).map(|(&extent, _)| extent).collect();
+        let split = |parameter: &Parameter| {
+            let dimension = parameter.split.iter().position(|axes| !axes.is_empty())?;
+            Some(parameter.shape[dimension])
+        };
+        let split: Vec<u64> = parameters.iter().filter_map(split).collect();
         self.info.degrees = if split.is_empty() { vec![1] } else { degrees(&split) };
         self.info.layers = layers.max(1);
         self.info.parameters = parameters;
@@ -177,14 +181,12 @@ impl ModelGraph {
             if let Some(shard) = &spec.shard {
                 check_shard(&path, shard, shape.len())?;
             }
-            let split = splits_of(spec, shape.len());
-            Ok(Parameter {
-                name: format!("{prefix}{}", spec.name),
-                checkpoint_shape: shape.clone(),
-                shape,
-                split,
-                element: self.element,
-            })
+            let mut split = vec![Vec::new(); shape.len()];
+            if let Some(dimension) = split_of(spec) {
+                split[dimension] = vec![0];
+            }
+            let name = format!("{prefix}{}", spec.name);
+            Ok(Parameter::whole(&name, shape.clone(), &shape, split, self.element))
         };
         specs.iter().enumerate().map(parameter).collect()
     }
@@ -272,17 +274,8 @@ fn check_shard(path: &str, shard: &[Option<Axis>], rank: usize) -> Result<(), Er
     Ok(())
 }
 
-/// The dimension that tensor parallelism splits.
 fn split_of(spec: &ParameterSpec) -> Option<usize> {
     spec.shard.as_ref()?.iter().position(Option::is_some)
-}
-
-fn splits_of(spec: &ParameterSpec, rank: usize) -> Splits {
-    let mut splits = splits::whole(rank);
-    if let Some(dimension) = split_of(spec) {
-        splits[dimension].push(0);
-    }
-    splits
 }
 
 fn element(dtype: DType) -> Element {

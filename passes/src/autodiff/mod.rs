@@ -122,7 +122,8 @@ struct Differentiation<'o, 'c, 'a> {
     variation: Variation,
     /// The functions that the entry calls, and how often.
     layers: HashMap<String, u64>,
-    units: HashSet<String>,
+    /// The symbols of units that only copy rows.
+    lookups: HashSet<String>,
     chosen: Option<Chosen>,
     callees: HashMap<String, Callee>,
     saved: Vec<Saved>,
@@ -137,8 +138,8 @@ impl<'o, 'c, 'a> Differentiation<'o, 'c, 'a> {
         let activity = Activity::new(module, entry, active)?;
         let variation = Variation::new(module, &activity, entry)?;
         let layers = remat::layers(module, entry)?;
-        let units = function::functions(module).into_iter().filter(|function| function.unit().is_some());
-        let units = units.map(Function::name).collect();
+        let is_lookup = |function: &Function<'c, 'a>| function.unit().as_deref() == Some("lookup");
+        let lookups = function::functions(module).into_iter().filter(is_lookup).map(Function::name).collect();
         let (callees, saved) = (HashMap::new(), Vec::new());
         Ok(Self {
             module,
@@ -149,7 +150,7 @@ impl<'o, 'c, 'a> Differentiation<'o, 'c, 'a> {
             activity,
             variation,
             layers,
-            units,
+            lookups,
             chosen,
             callees,
             saved,
@@ -227,7 +228,7 @@ impl<'o, 'c, 'a> Differentiation<'o, 'c, 'a> {
         let b = Builder::at_end(ffi::context_of(module), block, location);
         let policy = if self.layers.contains_key(&name) { self.options.remat } else { Remat::None };
         let chosen = self.chosen.as_ref().and_then(|chosen| chosen.get(&name));
-        let keep = Keep::new(policy, function, chosen, &self.units);
+        let keep = Keep::new(policy, function, chosen, &self.lookups);
         let shared = Shared { callees: &self.callees, variation: &self.variation };
         let mut transpose = Transpose::new(module, &self.activity, shared, function, b, Some((block, keep)));
         for (&index, incoming) in active.results.iter().zip(Function(operation).arguments()) {

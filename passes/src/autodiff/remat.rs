@@ -102,11 +102,11 @@ pub enum Keep<'t> {
     Only(Kept<'t>),
 }
 
-/// Values by key, and the module in which units are looked up.
+/// Values by key, and the symbols of lookups, which only copy rows.
 #[derive(Clone, Debug)]
 pub struct Kept<'t> {
     keys: HashSet<usize>,
-    units: &'t HashSet<String>,
+    lookups: &'t HashSet<String>,
 }
 
 impl<'t> Keep<'t> {
@@ -115,7 +115,7 @@ impl<'t> Keep<'t> {
         policy: Remat,
         function: Function<'_, '_>,
         chosen: Option<&HashSet<Place>>,
-        units: &'t HashSet<String>,
+        lookups: &'t HashSet<String>,
     ) -> Self {
         let mut keys: HashSet<usize> = function.results().into_iter().map(ffi::value_key).collect();
         if let Some(chosen) = chosen {
@@ -126,8 +126,8 @@ impl<'t> Keep<'t> {
         }
         match policy {
             Remat::None => Self::Everything,
-            Remat::Attention => Self::Products(Kept { keys, units }),
-            Remat::Full | Remat::Bytes(_) => Self::Only(Kept { keys, units }),
+            Remat::Attention => Self::Products(Kept { keys, lookups }),
+            Remat::Full | Remat::Bytes(_) => Self::Only(Kept { keys, lookups }),
         }
     }
 
@@ -137,19 +137,19 @@ impl<'t> Keep<'t> {
             Self::Everything => true,
             Self::Only(kept) => kept.keys.contains(&ffi::value_key(value)),
             Self::Products(kept) => {
-                kept.keys.contains(&ffi::value_key(value)) || is_expensive(operation, kept.units)
+                kept.keys.contains(&ffi::value_key(value)) || is_expensive(operation, kept.lookups)
             }
         }
     }
 }
 
-fn is_expensive(operation: Op<'_, '_>, units: &HashSet<String>) -> bool {
+fn is_expensive(operation: Op<'_, '_>, lookups: &HashSet<String>) -> bool {
     if Collective::cast(operation).is_some() {
         return true;
     }
-    if let Some(callee) = t3c_ir::attributes::string(operation, "callee") {
-        // A lookup only copies rows.
-        return !units.contains(&callee) || !callee.starts_with("lookup_");
+    if walk::is(operation, "func.call") {
+        let callee = t3c_ir::attributes::string(operation, "callee").unwrap_or_default();
+        return !lookups.contains(&callee);
     }
     Generic::is(operation) && Generic::read(operation).is_ok_and(|generic| generic.is_matrix_product())
 }

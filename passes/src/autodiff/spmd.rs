@@ -128,7 +128,7 @@ impl Variation {
         if let Some(collective) = Collective::cast(operation) {
             match collective.kind {
                 CollectiveKind::AllReduce | CollectiveKind::AllGather => {
-                    collective.axes().iter().for_each(|axis| drop(found.remove(axis)));
+                    found.retain(|axis| !collective.axes().contains(axis));
                 }
                 _ => found.extend(collective.axes()),
             }

@@ -5,7 +5,7 @@ use melior::ir::{Attribute, operation::OperationLike};
 use t3c_ir::{
     Error, Op, TensorType, Val,
     attributes::{Named, integer, integers_attr, named},
-    walk,
+    ffi, walk,
 };
 
 use super::transpose::Transpose;
@@ -22,7 +22,16 @@ impl<'c, 'a> Transpose<'_, 'c, 'a> {
     ) -> Result<bool, Error> {
         let Some(gradient) = gradient else { return Ok(false) };
         match walk::name(operation).as_str() {
-            "shard.shard" | "tensor.cast" => self.give(operation.operand(0)?, gradient),
+            "tensor.cast" => self.give(operation.operand(0)?, gradient),
+            "shard.shard" => {
+                // An activation's gradient lies as the activation does; an argument's is for its caller to say.
+                let operand = operation.operand(0)?;
+                let gradient = match ffi::value_owner(operand) {
+                    Some(_) => self.annotated(operation, gradient)?,
+                    None => gradient,
+                };
+                self.give(operand, gradient);
+            }
             "tensor.collapse_shape" | "tensor.expand_shape" => self.reshape(operation, gradient)?,
             "tensor.extract_slice" => self.extract_slice(operation, gradient)?,
             "tensor.insert_slice" => self.insert_slice(operation, gradient)?,
@@ -30,6 +39,14 @@ impl<'c, 'a> Transpose<'_, 'c, 'a> {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    fn annotated(&mut self, annotation: Op<'c, 'a>, gradient: Val<'c, 'a>) -> Result<Val<'c, 'a>, Error> {
+        let sharding = self.forward(annotation.operand(1)?)?;
+        let copy = self.b.insert(ffi::clone(annotation));
+        ffi::set_operand(copy, 0, gradient);
+        ffi::set_operand(copy, 1, sharding);
+        Ok(copy.result(0)?.into())
     }
 
     fn reshape(&mut self, operation: Op<'c, 'a>, gradient: Val<'c, 'a>) -> Result<(), Error> {
