@@ -36,7 +36,7 @@ macro_rules! passes {
 
 passes![
     crate::autodiff::Autodiff,
-    crate::optimizer::AdamW,
+    crate::optimizer::Optimizer,
     crate::shard::Shard,
     crate::simplify::Simplify,
     crate::split_all_reduce::SplitAllReduce,

@@ -24,10 +24,10 @@ fn product(result: &str, [x, w]: [&str; 2], [n, f, d]: [u64; 3]) -> String {
         r#"
   %{result}c = arith.constant dense<0.0> : tensor<{n}x{f}xf64>
   %{result} = linalg.generic {{indexing_maps = [#nd, #fd, #nf], iterator_types = ["parallel", "parallel", "reduction"]}} ins(%{x}, %{w} : tensor<{n}x{d}xf64>, tensor<{f}x{d}xf64>) outs(%{result}c : tensor<{n}x{f}xf64>) {{
-  ^bb0(%i: f64, %j: f64, %o: f64):
-    %p = arith.mulf %i, %j : f64
-    %s = arith.addf %o, %p : f64
-    linalg.yield %s : f64
+  ^bb0(%i_: f64, %j_: f64, %o_: f64):
+    %p_ = arith.mulf %i_, %j_ : f64
+    %s_ = arith.addf %o_, %p_ : f64
+    linalg.yield %s_ : f64
   }} -> tensor<{n}x{f}xf64>"#
     )
 }
@@ -38,18 +38,18 @@ fn norm(result: &str, [x, weight]: [&str; 2], [n, d]: [u64; 2]) -> String {
         r#"
   %{result}c = arith.constant dense<0.1> : tensor<{n}xf64>
   %{result}s = linalg.generic {{indexing_maps = [#id, #row], iterator_types = ["parallel", "reduction"]}} ins(%{x} : tensor<{n}x{d}xf64>) outs(%{result}c : tensor<{n}xf64>) {{
-  ^bb0(%i: f64, %o: f64):
-    %p = arith.mulf %i, %i : f64
-    %s = arith.addf %o, %p : f64
-    linalg.yield %s : f64
+  ^bb0(%i_: f64, %o_: f64):
+    %p_ = arith.mulf %i_, %i_ : f64
+    %s_ = arith.addf %o_, %p_ : f64
+    linalg.yield %s_ : f64
   }} -> tensor<{n}xf64>
   %{result}e = tensor.empty() : tensor<{n}x{d}xf64>
   %{result} = linalg.generic {{indexing_maps = [#id, #row, #col, #id], iterator_types = ["parallel", "parallel"]}} ins(%{x}, %{result}s, %{weight} : tensor<{n}x{d}xf64>, tensor<{n}xf64>, tensor<{d}xf64>) outs(%{result}e : tensor<{n}x{d}xf64>) {{
-  ^bb0(%i: f64, %q: f64, %g: f64, %o: f64):
-    %r = math.rsqrt %q : f64
-    %p = arith.mulf %i, %r : f64
-    %s = arith.mulf %p, %g : f64
-    linalg.yield %s : f64
+  ^bb0(%i_: f64, %q_: f64, %g_: f64, %o_: f64):
+    %r_ = math.rsqrt %q_ : f64
+    %p_ = arith.mulf %i_, %r_ : f64
+    %s_ = arith.mulf %p_, %g_ : f64
+    linalg.yield %s_ : f64
   }} -> tensor<{n}x{d}xf64>"#
     )
 }
@@ -60,11 +60,11 @@ fn loss(result: &str, x: &str, [n, d]: [u64; 2]) -> String {
         r#"
   %{result}c = arith.constant dense<0.0> : tensor<f64>
   %{result} = linalg.generic {{indexing_maps = [#id, #none], iterator_types = ["reduction", "reduction"]}} ins(%{x} : tensor<{n}x{d}xf64>) outs(%{result}c : tensor<f64>) {{
-  ^bb0(%i: f64, %o: f64):
-    %t = math.tanh %i : f64
-    %p = arith.mulf %i, %t : f64
-    %s = arith.addf %o, %p : f64
-    linalg.yield %s : f64
+  ^bb0(%i_: f64, %o_: f64):
+    %t_ = math.tanh %i_ : f64
+    %p_ = arith.mulf %i_, %t_ : f64
+    %s_ = arith.addf %o_, %p_ : f64
+    linalg.yield %s_ : f64
   }} -> tensor<f64>"#
     )
 }
