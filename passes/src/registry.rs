@@ -37,7 +37,7 @@ macro_rules! passes {
 passes![
     crate::normalize::Normalize,
     crate::autodiff::Autodiff,
-    crate::optimizer::AdamW,
+    crate::optimizer::Optimizer,
     crate::shard::Shard,
     crate::simplify::Simplify,
     crate::split_all_reduce::SplitAllReduce,

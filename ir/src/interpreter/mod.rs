@@ -54,6 +54,8 @@ struct Structured<'c, 'a> {
     program: LoopProgram,
 }
 
+/// The compiled results of one structured operation.
+
 /// Evaluates functions of one module.
 pub struct Interpreter<'c, 'a> {
     module: Op<'c, 'a>,
