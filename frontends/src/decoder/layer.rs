@@ -249,8 +249,14 @@ impl<'c, 'a> Place<'_, 'c, 'a> {
     }
 
     fn norm(&self, x: Val<'c, 'a>, role: Role) -> Result<Val<'c, 'a>, Error> {
-        let weight = self.weight(role)?;
-        self.decoder.norm(&self.at(role), x, weight, self.find(role, true))
+        let (b, weight) = (self.at(role), self.weight(role)?);
+        let normal = self.decoder.norm(&b, x, weight, self.find(role, true))?;
+        // Its gradient is a sum over devices, which is scattered for having this place.
+        if self.decoder.plan.parallel.sequence {
+            self.decoder.annotate_residual(&b, normal)
+        } else {
+            Ok(normal)
+        }
     }
 
     fn build(&self, inputs: &Inputs<'c, 'a>) -> Result<Vec<Val<'c, 'a>>, Error> {

@@ -318,8 +318,13 @@ impl<'t, 'c, 'a> Transpose<'t, 'c, 'a> {
             return Ok(*known);
         }
         let owner = ffi::value_owner(value);
+        let annotates_argument = |owner: Op<'c, 'a>| {
+            walk::is(owner, "shard.shard")
+                && owner.operand(0).is_ok_and(|operand| ffi::value_owner(operand).is_none())
+        };
         let anew = owner.filter(|owner| {
-            walk::is(*owner, "shard.shard")
+            // An annotated activation is saved as it lies, not as it was before.
+            annotates_argument(*owner)
                 || walk::is(*owner, "shard.sharding")
                 || structured::is_constant(value)
         });
