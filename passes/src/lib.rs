@@ -16,6 +16,7 @@ pub mod find_pairs;
 pub mod flow;
 pub mod fuse;
 pub mod group;
+mod normalize;
 pub mod optimizer;
 pub mod options;
 pub mod outline;
@@ -34,6 +35,10 @@ pub mod split_all_reduce;
 
 #[cfg(test)]
 mod cases;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+pub mod testing;
 
 pub use decline::Decline;
 pub use pass::{Pass, PassContext, PassError};

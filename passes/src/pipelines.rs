@@ -12,9 +12,18 @@ use crate::{
     remark::{self, Kind, Remark},
 };
 
-/// From annotations to one program a device.
+/// From annotations to one program a device, with every bit as before.
 pub fn sharding() -> Vec<String> {
-    owned(&["t3-shard", "t3-simplify"])
+    sharding_with(false)
+}
+
+/// As [`sharding`]; `reassociate` lets collectives change the order of additions where that moves fewer bytes.
+pub fn sharding_with(reassociate: bool) -> Vec<String> {
+    owned(&[
+        "t3-normalize",
+        "t3-shard",
+        if reassociate { "t3-simplify{reassociate=1}" } else { "t3-simplify" },
+    ])
 }
 
 /// What the fusing passes need to know of the user's wishes and machine.

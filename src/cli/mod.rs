@@ -5,6 +5,7 @@
 //! its end early (`t3c … | head`) is no error.
 
 mod bench;
+mod bench_sim;
 mod compile;
 mod credit;
 mod opt;

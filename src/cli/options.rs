@@ -83,7 +83,7 @@ pub struct PassOptions {
 /// The machine.
 #[derive(Args, Clone, Debug)]
 pub struct SystemOption {
-    /// A system file, or a built-in system: t3-80cu, t3-80cu-75gb, h100-x8, mi210-x4
+    /// A system file, or a built-in system: t3-80cu, t3-80cu-75gb, t3-160cu, a100-x8, h100-x8, h200-x8, mi210-x4, mi210-x8, mi300x-x8
     #[arg(long, value_name = "SYSTEM", default_value = "t3-80cu")]
     pub system: String,
 }

@@ -119,7 +119,10 @@ impl Simulate {
         model.passes.report(&program);
         // A page shows traffic over time; of a sweep, it shows means.
         let keeps_traces = self.trace.is_some() || (self.report.is_some() && self.sweep.is_none());
-        let report = model.passes.timed("simulate", || program.simulate_with(&system, keeps_traces))?;
+        let mut report = model.passes.timed("simulate", || program.simulate_with(&system, keeps_traces))?;
+        for layer in &mut report.sublayers {
+            layer.name = changed.original(&layer.name);
+        }
         choices.insert(0, Choice::new("model", &program.info().name, true, ""));
         choices.push(Choice::new("system", &system.name, self.system.system != "t3-80cu", "default"));
         Ok(Point { choices, value: value.to_owned(), report })

@@ -221,7 +221,13 @@ impl<'r, 'c, 'a> Emitter<'r, 'c, 'a> {
             let all: String = ('a'..='z').take(r#type.shape.len()).collect();
             value =
                 b.structured(&format!("{all},->{all}"), &[value, coordinate], r#type.element, 0.0, |body| {
-                    let (none, zero) = (body.int(0), body.constant(0.0, r#type.element));
+                    let none = body.int(0);
+                    let zero = match r#type.element {
+                        element @ (Element::I1 | Element::I32 | Element::I64) => {
+                            body.push(ScalarOp::ConstInt(0), &[], element)
+                        }
+                        element => body.constant(0.0, element),
+                    };
                     let first = body.cmp_i(Predicate::Eq, Ref::Arg(1), none);
                     body.select(first, Ref::Arg(0), zero)
                 })?;

@@ -138,6 +138,9 @@ impl<'c, 'a> Rewriter<'_, 'c, 'a> {
                 return Ok(());
             }
             Kind::Structured(_) => vec![self.structured(plan, old, &operands, &b)?],
+            Kind::Reshape(reshape) => {
+                vec![reshape.build(old, operands[0], &self.result_types(plan)[0], &b)?]
+            }
             Kind::Unit(unit) => self.unit(plan, unit, operands, &b)?,
             Kind::Call(_) => {
                 let name = plan.callee.map(|callee| self.names[callee].as_str()).unwrap_or_default();

@@ -6,7 +6,7 @@ use t3c_ir::{
 };
 
 use super::{
-    models::{D, F, add, grid, ids, square_sum, tensor},
+    models::{D, F, add, grid, square_sum, tensor},
     oracle::partitioned,
     transformer::moves,
 };

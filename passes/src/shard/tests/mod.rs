@@ -2,7 +2,7 @@
 
 mod experts;
 mod models;
-mod oracle;
+pub(crate) mod oracle;
 mod transformer;
 
 use t3c_ir::{
