@@ -54,8 +54,6 @@ struct Structured<'c, 'a> {
     program: LoopProgram,
 }
 
-/// The compiled results of one structured operation.
-
 /// Evaluates functions of one module.
 pub struct Interpreter<'c, 'a> {
     module: Op<'c, 'a>,
