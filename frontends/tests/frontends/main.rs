@@ -4,6 +4,7 @@ mod errors;
 mod goldens;
 mod gradients;
 mod graph;
+mod graph_ops;
 mod modules;
 mod objectives;
 mod properties;
