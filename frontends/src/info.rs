@@ -1,6 +1,6 @@
 //! What a driver must know of a model before any IR exists: its parameters and sizes.
 
-use t3c_ir::Element;
+use t3c_ir::{Element, Splits};
 
 /// A parameter of a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,8 +11,8 @@ pub struct Parameter {
     pub shape: Vec<u64>,
     /// Its shape in the checkpoint: the same elements in the same order.
     pub checkpoint_shape: Vec<u64>,
-    /// The dimension of [`Parameter::shape`] that tensor parallelism splits.
-    pub split: Option<usize>,
+    /// The grid axes that split each dimension of [`Parameter::shape`] on a grid, outermost first.
+    pub split: Splits,
     /// Element type in the graph.
     pub element: Element,
 }

@@ -1,6 +1,6 @@
 //! MLIR text: linalg, shard and t3, annotated programs or one program a device.
 
-use t3c_ir::{Context, Element, Module, function};
+use t3c_ir::{Context, Element, Module, function, splits};
 
 use crate::{Error, ModelInfo};
 
@@ -35,7 +35,7 @@ fn info(file: &str, module: &Module<'_>) -> Result<ModelInfo, Error> {
                 name: port.name.strip_prefix("param/")?.to_owned(),
                 shape: port.r#type.shape.clone(),
                 checkpoint_shape: port.r#type.shape.clone(),
-                split: None,
+                split: splits::whole(port.r#type.shape.len()),
                 element: port.r#type.element,
             })
         })

@@ -1,5 +1,5 @@
 // What MLIR's C API lacks and t3c needs: passes by name with options, remarks, parsing with a file name, and
-// the fields of #t3.chunk.
+// the fields of #t3.chunk and #t3.arrival.
 #include "T3.h"
 
 #include "mlir/CAPI/IR.h"
@@ -64,4 +64,20 @@ extern "C" bool t3ChunkAttrWords(MlirAttribute attribute, uint32_t words[6]) {
   words[4] = static_cast<uint32_t>(chunk.getTrigger());
   words[5] = chunk.getTo();
   return true;
+}
+
+// An arrival as words: relative, from, then the sends.
+extern "C" MlirAttribute t3ArrivalAttrGet(MlirContext context, const uint32_t *words, size_t count) {
+  return wrap(t3::ArrivalAttr::get(unwrap(context), words[0], words[1], llvm::ArrayRef<uint32_t>(words + 2, count - 2)));
+}
+
+// The number of words of an arrival, of which at most `capacity` are written; 0 for any other attribute.
+extern "C" size_t t3ArrivalAttrWords(MlirAttribute attribute, uint32_t *words, size_t capacity) {
+  auto arrival = llvm::dyn_cast<t3::ArrivalAttr>(unwrap(attribute));
+  if (!arrival)
+    return 0;
+  llvm::SmallVector<uint32_t> all = {arrival.getRelative(), arrival.getFrom()};
+  all.append(arrival.getSends().begin(), arrival.getSends().end());
+  std::copy_n(all.begin(), std::min(capacity, all.size()), words);
+  return all.size();
 }

@@ -16,8 +16,12 @@ using namespace mlir;
 
 // Writes what is wrong with `count` chunks of six words each into `message` and returns its length; 0 when
 // nothing is. Defined by t3c-schedule.
-extern "C" size_t t3_verify_address_space(const uint32_t *chunks, size_t count, uint32_t devices, char *message,
-                                          size_t capacity);
+extern "C" size_t t3_verify_address_space(const uint32_t *chunks, size_t count, uint32_t collective, uint32_t devices,
+                                          char *message, size_t capacity);
+
+// The same for arrivals: relative, from, number of sends, sends, one after another.
+extern "C" size_t t3_verify_arrivals(const uint32_t *words, size_t count, uint32_t collective, uint32_t devices,
+                                     char *message, size_t capacity);
 
 void t3::T3Dialect::initialize() {
   addAttributes<
@@ -62,6 +66,28 @@ RankedTensorType yielded(Block &block) {
   return yield->getNumOperands() == 1 ? dyn_cast<RankedTensorType>(yield->getOperand(0).getType()) : nullptr;
 }
 
+// C8 of track_and_trigger, C5 of consume.
+template <typename T>
+LogicalResult verifyConcat(T op, int64_t rank, StringRef constraint) {
+  if (!op.getConcat())
+    return success();
+  if (op.getCollective() != t3::Collective::all_to_all)
+    return op.emitOpError(constraint) << " concatenates, which only an all_to_all does";
+  if (static_cast<int64_t>(*op.getConcat()) >= rank)
+    return op.emitOpError(constraint) << " concatenates along dimension " << *op.getConcat() << " of a tensor of rank " << rank;
+  return success();
+}
+
+// The shape of the result of an all-to-all; empty where the devices do not divide it.
+SmallVector<int64_t> exchanged(ArrayRef<int64_t> shape, int64_t split, std::optional<uint64_t> concat, int64_t devices) {
+  SmallVector<int64_t> result(shape);
+  if (result[split] % devices != 0)
+    return {};
+  result[split] /= devices;
+  result[concat.value_or(split)] *= devices;
+  return result;
+}
+
 // C4, C5: the result's type follows from the contribution's.
 LogicalResult verifyResult(t3::TrackAndTriggerOp op, RankedTensorType part, int64_t devices) {
   auto result = cast<RankedTensorType>(op.getResult().getType());
@@ -76,6 +102,8 @@ LogicalResult verifyResult(t3::TrackAndTriggerOp op, RankedTensorType part, int6
     expected[op.getDim()] = extent / devices;
   if (gathers)
     expected[op.getDim()] = extent * devices;
+  if (op.getCollective() == t3::Collective::all_to_all)
+    expected = exchanged(expected, op.getDim(), op.getConcat(), devices);
   if (result.getElementType() != part.getElementType() || result.getShape() != ArrayRef<int64_t>(expected))
     return op.emitOpError("(C4) yields ") << part << " on " << devices << " devices, so the result must be "
                                           << RankedTensorType::get(expected, part.getElementType()) << ", not " << result;
@@ -90,7 +118,23 @@ LogicalResult verifyChunks(t3::TrackAndTriggerOp op, ArrayAttr chunks, int64_t d
                   chunk.getThreshold(), static_cast<uint32_t>(chunk.getTrigger()), chunk.getTo()});
   }
   char message[512];
-  size_t length = t3_verify_address_space(words.data(), chunks.size(), static_cast<uint32_t>(devices), message, sizeof message);
+  size_t length = t3_verify_address_space(words.data(), chunks.size(), static_cast<uint32_t>(op.getCollective()),
+                                          static_cast<uint32_t>(devices), message, sizeof message);
+  if (length != 0)
+    return op.emitOpError("(C6) ") << StringRef(message, length);
+  return success();
+}
+
+LogicalResult verifyArrivals(t3::ConsumeOp op, ArrayAttr arrivals, int64_t devices) {
+  SmallVector<uint32_t> words;
+  for (Attribute attribute : arrivals) {
+    auto arrival = cast<t3::ArrivalAttr>(attribute);
+    words.append({arrival.getRelative(), arrival.getFrom(), static_cast<uint32_t>(arrival.getSends().size())});
+    words.append(arrival.getSends().begin(), arrival.getSends().end());
+  }
+  char message[512];
+  size_t length = t3_verify_arrivals(words.data(), words.size(), static_cast<uint32_t>(op.getCollective()),
+                                     static_cast<uint32_t>(devices), message, sizeof message);
   if (length != 0)
     return op.emitOpError("(C6) ") << StringRef(message, length);
   return success();
@@ -111,7 +155,7 @@ LogicalResult t3::TrackAndTriggerOp::verify() {
     return emitOpError("(C4) must yield one ranked tensor");
   if (static_cast<int64_t>(getDim()) >= part.getRank())
     return emitOpError("(C1) works along dimension ") << getDim() << " of a tensor of rank " << part.getRank();
-  return success();
+  return verifyConcat(*this, part.getRank(), "(C8)");
 }
 
 LogicalResult t3::TrackAndTriggerOp::verifySymbolUses(SymbolTableCollection &symbols) {
@@ -146,6 +190,8 @@ LogicalResult t3::ConsumeOp::verify() {
   auto part = cast<RankedTensorType>(getInputs()[0].getType());
   if (static_cast<int64_t>(getDim()) >= part.getRank())
     return emitOpError("(C5) gathers along dimension ") << getDim() << " of a tensor of rank " << part.getRank();
+  if (failed(verifyConcat(*this, part.getRank(), "(C5)")))
+    return failure();
   if (block.getTerminator()->getOperandTypes() != getResultTypes())
     return emitOpError("(C4) yields other types than its results");
   return success();
@@ -159,9 +205,22 @@ LogicalResult t3::ConsumeOp::verifySymbolUses(SymbolTableCollection &symbols) {
   SmallVector<int64_t> whole(part.getShape());
   if (getCollective() == t3::Collective::all_gather)
     whole[getDim()] *= *devices;
+  if (getCollective() == t3::Collective::all_to_all) {
+    whole = exchanged(whole, getDim(), getConcat(), *devices);
+    if (whole.empty())
+      return emitOpError("(C5) dimension ") << getDim() << " of extent " << part.getDimSize(getDim())
+                                            << " does not divide by " << *devices << " devices";
+  }
   auto expected = RankedTensorType::get(whole, part.getElementType());
   if (getBody().front().getArgument(0).getType() != expected)
     return emitOpError("(C3) gathers ") << part << " on " << *devices << " devices, so its block's first argument must be "
                                         << expected << ", not " << getBody().front().getArgument(0).getType();
+  if (getArrivals() && failed(verifyArrivals(*this, *getArrivals(), *devices)))
+    return failure();
+  if (auto block = getBlock()) {
+    int64_t extent = whole[getConcat().value_or(getDim())] / *devices;
+    if (*block <= 0 || *block > std::max<int64_t>(extent, 1))
+      return emitOpError("(C7) moves blocks of ") << *block << ", which must be between 1 and the part's extent " << extent;
+  }
   return success();
 }

@@ -54,6 +54,22 @@ def T3_ChunkAttr : AttrDef<T3_Dialect, "Chunk"> {
     "uint32_t":$threshold, EnumParameter<T3_Trigger>:$trigger, DefaultValuedParameter<"uint32_t", "0">:$to);
   let assemblyFormat = "`<` struct(params) `>`";
 }
+def T3_ArrivalAttr : AttrDef<T3_Dialect, "Arrival"> {
+  let mnemonic = "arrival";
+  let summary = "one part of a gathered value as it reaches a device";
+  let description = [{
+    `relative`: the part is that of device `(d + relative) mod N`. `from`: the distance `+k` of the device that
+    sends it here, 0 for the own part. `sends`: the distances to which it goes on once it is here; for the own
+    entry of an all-to-all, where the operand's other pieces go.
+
+    ```mlir
+    #t3.arrival<relative = 1, from = 1, sends = [3]>
+    ```
+  }];
+  let parameters = (ins "uint32_t":$relative, "uint32_t":$from, OptionalArrayRefParameter<"uint32_t">:$sends);
+  let assemblyFormat = "`<` `relative` `=` $relative `,` `from` `=` $from (`,` `sends` `=` `[` $sends^ `]`)? `>`";
+}
+def T3_ArrivalArrayAttr : TypedArrayAttrBase<T3_ArrivalAttr, "parts in the order in which readers use them">;
 def T3_ChunkArrayAttr : TypedArrayAttrBase<T3_ChunkAttr, "chunks in production order">;
 
 class T3_Op<string mnemonic, list<Trait> traits = []> : Op<T3_Dialect, mnemonic, traits>;

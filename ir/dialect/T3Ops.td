@@ -20,7 +20,7 @@ def T3_TrackAndTriggerOp : T3_Op<"track_and_trigger", [
     | `reduce_scatter` | every device a partial sum  | chunk `d` along `dim` of the sum, in ring order       |
     | `all_reduce`     | every device a partial sum  | the whole sum                                         |
     | `all_gather`     | every device a chunk        | all chunks along `dim`                                |
-    | `all_to_all`     | every device `N` pieces     | piece `d` of every device, along `dim`                |
+    | `all_to_all`     | every device `N` pieces     | piece `d` of every device, split along `dim`, laid along `concat` (or `dim`) |
 
     Without `chunks` the op is not configured yet and means the same.
 
@@ -33,6 +33,7 @@ def T3_TrackAndTriggerOp : T3_Op<"track_and_trigger", [
     - (C6) `chunks`, where present, has one entry a device and is a well-formed address space: each
       chunk once, one owner, thresholds equal to the updates that the map implies, a ring that closes.
     - (C7) `block`, where present, is positive and at most the chunk's extent.
+    - (C8) `concat` is a dimension of the yielded value, and only an `all_to_all` has it.
 
     ```mlir
     %s = t3.track_and_trigger reduce_scatter on @grid axes = [0] dim = 0
@@ -46,11 +47,12 @@ def T3_TrackAndTriggerOp : T3_Op<"track_and_trigger", [
   }];
   let arguments = (ins Variadic<AnyRankedTensor>:$inputs, T3_CollectiveAttr:$collective,
     FlatSymbolRefAttr:$grid, DenseI64ArrayAttr:$axes, ConfinedAttr<I64Attr, [IntNonNegative]>:$dim,
+    OptionalAttr<ConfinedAttr<I64Attr, [IntNonNegative]>>:$concat,
     OptionalAttr<T3_ChunkArrayAttr>:$chunks, OptionalAttr<I64Attr>:$block);
   let results = (outs AnyRankedTensor:$result);
   let regions = (region SizedRegion<1>:$body);
   let assemblyFormat = [{
-    $collective `on` $grid `axes` `=` $axes `dim` `=` $dim (`chunks` `=` $chunks^)? (`block` `=` $block^)?
+    $collective `on` $grid `axes` `=` $axes `dim` `=` $dim (`concat` `=` $concat^)? (`chunks` `=` $chunks^)? (`block` `=` $block^)?
     `(` $inputs `)` attr-dict-with-keyword `:` functional-type($inputs, $result) $body
   }];
   let hasVerifier = 1;
@@ -70,7 +72,12 @@ def T3_ConsumeOp : T3_Op<"consume", [
     - (C3) The first block argument is the gathered first input along `dim`; the others have the types
       of the other inputs.
     - (C4) The terminator yields the types of the results.
-    - (C5) `dim` is a dimension of the first input.
+    - (C5) `dim` is a dimension of the first input; so is `concat`, which only an `all_to_all` has.
+    - (C6) `arrivals`, where present, has one entry a device and performs the collective: each part once, from a
+      device that has it and sends it, the own part first.
+    - (C7) `block`, where present, is positive and at most the extent of a part.
+
+    An `all_to_all` is split along `dim` and laid along `concat` (or `dim`).
 
     ```mlir
     %q = t3.consume all_gather on @grid axes = [0] dim = 0
@@ -83,11 +90,14 @@ def T3_ConsumeOp : T3_Op<"consume", [
     ```
   }];
   let arguments = (ins Variadic<AnyRankedTensor>:$inputs, T3_CollectiveAttr:$collective,
-    FlatSymbolRefAttr:$grid, DenseI64ArrayAttr:$axes, ConfinedAttr<I64Attr, [IntNonNegative]>:$dim);
+    FlatSymbolRefAttr:$grid, DenseI64ArrayAttr:$axes, ConfinedAttr<I64Attr, [IntNonNegative]>:$dim,
+    OptionalAttr<ConfinedAttr<I64Attr, [IntNonNegative]>>:$concat,
+    OptionalAttr<T3_ArrivalArrayAttr>:$arrivals, OptionalAttr<I64Attr>:$block);
   let results = (outs Variadic<AnyRankedTensor>:$outputs);
   let regions = (region SizedRegion<1>:$body);
   let assemblyFormat = [{
-    $collective `on` $grid `axes` `=` $axes `dim` `=` $dim
+    $collective `on` $grid `axes` `=` $axes `dim` `=` $dim (`concat` `=` $concat^)?
+    (`arrivals` `=` $arrivals^)? (`block` `=` $block^)?
     `(` $inputs `)` attr-dict-with-keyword `:` functional-type($inputs, $outputs) $body
   }];
   let hasVerifier = 1;

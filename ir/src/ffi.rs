@@ -11,7 +11,7 @@ use melior::{
     },
     pass::Pass,
 };
-use t3c_schedule::{Chunk, ffi as words};
+use t3c_schedule::{Arrival, Chunk, ffi as words};
 
 use crate::{Blk, Op, Val};
 
@@ -30,6 +30,12 @@ unsafe extern "C" {
         name: mlir_sys::MlirStringRef,
     ) -> mlir_sys::MlirModule;
     fn t3ChunkAttrGet(context: mlir_sys::MlirContext, words: *const u32) -> mlir_sys::MlirAttribute;
+    fn t3ArrivalAttrGet(
+        context: mlir_sys::MlirContext,
+        words: *const u32,
+        count: usize,
+    ) -> mlir_sys::MlirAttribute;
+    fn t3ArrivalAttrWords(attribute: mlir_sys::MlirAttribute, words: *mut u32, capacity: usize) -> usize;
     fn t3ChunkAttrWords(attribute: mlir_sys::MlirAttribute, words: *mut u32) -> bool;
 }
 
@@ -209,6 +215,27 @@ pub fn chunk_of(attribute: Attribute<'_>) -> Option<Chunk> {
     unsafe { t3ChunkAttrWords(attribute.to_raw(), chunk.as_mut_ptr()) }
         .then(|| words::chunk_from_words(chunk))
         .flatten()
+}
+
+/// An arrival as an attribute.
+pub fn arrival_attribute<'c>(context: &'c melior::Context, arrival: &Arrival) -> Attribute<'c> {
+    let mut words = vec![arrival.relative, arrival.from];
+    words.extend(&arrival.sends);
+    // SAFETY: the count is that of the words, at least two, as the shim reads.
+    unsafe { Attribute::from_raw(t3ArrivalAttrGet(context.to_raw(), words.as_ptr(), words.len())) }
+}
+
+/// The arrival of a `#t3.arrival` attribute, or `None` for any other.
+pub fn arrival_of(attribute: Attribute<'_>) -> Option<Arrival> {
+    // SAFETY: with no capacity nothing is written.
+    let count = unsafe { t3ArrivalAttrWords(attribute.to_raw(), std::ptr::null_mut(), 0) };
+    let mut words = vec![0; count];
+    // SAFETY: the shim writes at most `count` words.
+    unsafe { t3ArrivalAttrWords(attribute.to_raw(), words.as_mut_ptr(), count) };
+    match words[..] {
+        [relative, from, ref sends @ ..] => Some(Arrival { relative, from, sends: sends.to_vec() }),
+        _ => None,
+    }
 }
 
 /// The affine map of an affine-map attribute, or `None` for any other.

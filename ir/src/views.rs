@@ -1,10 +1,10 @@
 //! Views of the collectives and of the t3 operations that sit in a module.
 
 use melior::ir::{ValueLike, operation::OperationLike};
-use t3c_schedule::{Chunk, CollectiveKind, Reduction};
+use t3c_schedule::{Arrival, Chunk, CollectiveKind, Reduction};
 
 use crate::{
-    Blk, Error, Op, Val,
+    Blk, Error, Op, Splits, Val,
     attributes::{array, integer, integers, string},
     ffi, walk,
 };
@@ -65,6 +65,12 @@ impl<'c, 'a> Collective<'c, 'a> {
         integer(self.op, attribute).map(|dimension| dimension as usize)
     }
 
+    /// Where an all-to-all lays the received pieces; `None` for the others.
+    pub fn concatenate(self) -> Option<usize> {
+        let exchanges = self.kind == CollectiveKind::AllToAll;
+        integer(self.op, "concat_axis").filter(|_| exchanges).map(|dimension| dimension as usize)
+    }
+
     /// How it combines.
     pub fn reduction(self) -> Reduction {
         match self.op.attribute("reduction").map(|attribute| attribute.to_string()) {
@@ -104,6 +110,12 @@ impl<'c, 'a> TrackAndTrigger<'c, 'a> {
         integer(self.0, "dim").unwrap_or_default() as usize
     }
 
+    /// Where an all-to-all lays the received pieces; `None` for the others.
+    pub fn concatenate(self) -> Option<usize> {
+        let exchanges = self.collective() == CollectiveKind::AllToAll;
+        exchanges.then(|| integer(self.0, "concat").map_or(self.dimension(), |dimension| dimension as usize))
+    }
+
     /// The address space, once configured.
     pub fn chunks(self) -> Option<Vec<Chunk>> {
         array(self.0, "chunks")?.into_iter().map(ffi::chunk_of).collect()
@@ -140,14 +152,40 @@ impl<'c, 'a> Consume<'c, 'a> {
         collective_attribute(self.0)
     }
 
+    /// The symbol of the grid.
+    pub fn grid(self) -> String {
+        string(self.0, "grid").unwrap_or_default()
+    }
+
     /// The grid axes of the group.
     pub fn axes(self) -> Vec<usize> {
         integers(self.0, "axes").unwrap_or_default().into_iter().map(|axis| axis as usize).collect()
     }
 
-    /// The gathered dimension.
+    /// The dimension that is gathered, or split by an all-to-all.
     pub fn dimension(self) -> usize {
         integer(self.0, "dim").unwrap_or_default() as usize
+    }
+
+    /// Where an all-to-all lays the received pieces; `None` for the others.
+    pub fn concatenate(self) -> Option<usize> {
+        let exchanges = self.collective() == CollectiveKind::AllToAll;
+        exchanges.then(|| integer(self.0, "concat").map_or(self.dimension(), |dimension| dimension as usize))
+    }
+
+    /// The dimension of the whole value along which the parts lie.
+    pub fn part_dimension(self) -> usize {
+        self.concatenate().unwrap_or(self.dimension())
+    }
+
+    /// How the parts arrive, once configured.
+    pub fn arrivals(self) -> Option<Vec<Arrival>> {
+        array(self.0, "arrivals")?.into_iter().map(ffi::arrival_of).collect()
+    }
+
+    /// Indices along the parts' dimension that one transfer moves, once configured.
+    pub fn block(self) -> Option<u64> {
+        integer(self.0, "block").map(|block| block as u64)
     }
 
     /// The readers' region.
@@ -169,8 +207,8 @@ fn collective_attribute(op: Op<'_, '_>) -> CollectiveKind {
     .map_or(CollectiveKind::ReduceScatter, |(_, kind)| kind)
 }
 
-/// The grid axis (or none) that splits each dimension, from a `shard.shard` annotation.
-pub fn annotation(op: Op<'_, '_>) -> Option<Vec<Option<usize>>> {
+/// The grid axes that split each dimension, outermost first, from a `shard.shard` annotation.
+pub fn annotation(op: Op<'_, '_>) -> Option<Splits> {
     if !walk::is(op, "shard.shard") {
         return None;
     }
@@ -180,11 +218,9 @@ pub fn annotation(op: Op<'_, '_>) -> Option<Vec<Option<usize>>> {
     let rank = crate::TensorType::from_mlir(value.r#type()).ok()?.shape.len();
     // `#shard<axisarray[[], [0]]>`: the inner brackets, one a dimension; missing ones are unsplit.
     let inner = &text[text.find("[[").map_or(text.len(), |at| at + 1)..];
-    let mut splits: Vec<Option<usize>> = inner
-        .split('[')
-        .skip(1)
-        .map(|part| part.split([']', ',']).next().and_then(|axis| axis.trim().parse().ok()))
-        .collect();
-    splits.resize(rank, None);
+    let axes = |part: &str| part.split(',').filter_map(|axis| axis.trim().parse().ok()).collect();
+    let mut splits: Splits =
+        inner.split('[').skip(1).map(|part| axes(part.split(']').next().unwrap_or_default())).collect();
+    splits.resize(rank, vec![]);
     Some(splits)
 }

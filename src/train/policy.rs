@@ -10,6 +10,7 @@ use t3c_cpu::{Executable, State};
 use t3c_frontends::{
     DecoderConfig, Graph, ModelInfo, Objective as Loss, Parameter, Phase, json::Source, portool,
 };
+use t3c_ir::{Splits, splits};
 use t3c_passes::optimizer::AdamW;
 use t3c_rl::{
     decode::{DecodeRows, DecodeShape, Decoder},
@@ -108,13 +109,13 @@ impl CompiledPolicy {
     }
 
     /// How a parameter lies on the devices, as the executables' ports say.
-    fn split(&self, parameter: &Parameter) -> Vec<Option<usize>> {
+    fn split(&self, parameter: &Parameter) -> Splits {
         let name = format!("param/{}", parameter.name);
         let ports = self.decoding.values().flat_map(Executable::arguments);
         ports
             .into_iter()
             .find(|port| port.name == name)
-            .map_or_else(|| vec![None; parameter.shape.len()], |port| port.split.clone())
+            .map_or_else(|| splits::whole(parameter.shape.len()), |port| port.split.clone())
     }
 
     fn initialise(&mut self) -> Result<(), Error> {
@@ -216,7 +217,7 @@ impl CompiledPolicy {
 }
 
 fn set(state: &mut State, name: &str, tensor: &HostTensor) -> Result<(), Error> {
-    let split = vec![None; tensor.r#type.shape.len()];
+    let split = splits::whole(tensor.r#type.shape.len());
     Ok(state.set(name, &tensor.r#type, &split, &tensor.bytes)?)
 }
 
@@ -339,7 +340,7 @@ impl Policy for CompiledPolicy {
         };
         for name in ["tokens", "position", "subtree_end", "rows", "targets", "weight"] {
             let (r#type, bytes) = self.state.get(name)?;
-            reference.set(name, &r#type, &vec![None; r#type.shape.len()], &bytes)?;
+            reference.set(name, &r#type, &splits::whole(r#type.shape.len()), &bytes)?;
         }
         executable.run(reference)?;
         floats(reference, "logp")

@@ -10,7 +10,9 @@ pub mod error;
 pub mod executable;
 pub mod kernels;
 pub mod lower;
+pub mod rows;
 mod unsafe_memory;
+mod unsafe_team;
 mod unsafe_translate;
 
 pub use error::Error;

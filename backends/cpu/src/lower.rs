@@ -15,10 +15,26 @@ use t3c_ir::{
     walk,
 };
 
-use crate::{Error, kernels::JitBuilder, unsafe_translate};
+use crate::{
+    Error,
+    kernels::JitBuilder,
+    rows::{self, Rows},
+    unsafe_translate,
+};
 
-/// What compiled elementwise kernels need: bytes of workspace, by symbol.
-pub type Workspaces = HashMap<String, usize>;
+/// What compiled kernels need, by symbol.
+pub type Compiled = HashMap<String, Needs>;
+
+/// What the caller of a compiled kernel gives it besides inputs and results.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Bytes of workspace.
+    pub workspace: usize,
+    /// Whether the device's coordinate along each axis of the grid, then its number, come after the inputs.
+    pub coordinates: bool,
+    /// The rows that the caller may give it some of, for kernels that treat each alone.
+    pub rows: Option<Rows>,
+}
 
 /// Everything up to memory: fused elementwise operations on buffers, results as out-parameters. Common
 /// subexpressions stay until after bufferization: a shared fill would cost a copy.
@@ -45,40 +61,78 @@ pub fn lower(
     context: &Context,
     kernels: &[Function<'_, '_>],
     jit: &mut JitBuilder,
-) -> Result<Workspaces, Error> {
+) -> Result<Compiled, Error> {
+    let mut compiled = Compiled::new();
     if kernels.is_empty() {
-        return Ok(Workspaces::new());
+        return Ok(compiled);
     }
     let location = Location::unknown(context.mlir());
     let mut module = context.module(location);
     for kernel in kernels {
-        if let Some(operation) = device_coordinate(*kernel) {
-            return Err(Error::Unsupported {
-                location: t3c_ir::context::render_location(operation.location()),
-                what: "a loop index that depends on the device".into(),
-                expected: "one device, or an index along a dimension that stays whole".into(),
-            });
-        }
         match t3c_ir::units::unit_of(*kernel) {
             Some(unit) if unit.kind == UnitKind::LookupGrad => add_scatter(context, &module, &unit)?,
-            _ => add_kernel(&module, *kernel)?,
+            _ => {
+                let needs = add_kernel(&module, *kernel)?;
+                compiled.insert(kernel.name(), needs);
+            }
         }
     }
     module.run(TO_BUFFERS)?;
-    let workspaces = plan_workspaces(&module)?;
+    for function in functions(module.op()) {
+        compiled.entry(function.name()).or_default().workspace = plan_workspace(function)?;
+    }
     module.run(TO_LLVM)?;
-    let module = with_packed_entries(context, &module)?;
+    let module = with_packed_entries(context, &module, &compiled)?;
     unsafe_translate::into_jit(&module, jit)?;
-    Ok(workspaces)
+    Ok(compiled)
 }
 
-/// The operation that asks where on the grid the device stands: the offset of a divided loop's index.
-fn device_coordinate<'c, 'a>(kernel: Function<'c, 'a>) -> Option<Op<'c, 'a>> {
-    walk::walk(kernel.0).into_iter().find(|operation| walk::is(*operation, "shard.process_multi_index"))
+/// Replaces questions for the device's place on the grid by reads of `coordinates`: one entry an axis, then the
+/// device's number.
+fn read_coordinates<'c, 'a>(
+    questions: &[Op<'c, 'a>],
+    coordinates: t3c_ir::Val<'c, 'a>,
+    axes: usize,
+) -> Result<(), Error> {
+    for &question in questions {
+        let b = Builder::before(question)?;
+        let index_type = melior::ir::Type::index(b.context());
+        let wanted: Vec<usize> = if walk::is(question, "shard.process_linear_index") {
+            vec![axes]
+        } else {
+            let named = attributes::integers(question, "axes").unwrap_or_default();
+            let named: Vec<usize> = named.into_iter().filter_map(|axis| usize::try_from(axis).ok()).collect();
+            if named.is_empty() { (0..axes).collect() } else { named }
+        };
+        for (number, entry) in wanted.into_iter().enumerate() {
+            let value =
+                attributes::named(b.context(), "value", attributes::index_attr(b.context(), entry as i64));
+            let first = |op: Op<'c, 'a>| op.result(0).map(t3c_ir::Val::from).map_err(t3c_ir::Error::from);
+            let entry = first(b.op("arith.constant", &[], &[index_type], &[value], vec![])?)?;
+            let i64_type = melior::ir::r#type::IntegerType::new(b.context(), 64).into();
+            let found = first(b.op("tensor.extract", &[coordinates, entry], &[i64_type], &[], vec![])?)?;
+            let found = first(b.op("arith.index_cast", &[found], &[index_type], &[], vec![])?)?;
+            t3c_ir::ffi::replace_all_uses(
+                question.result(number).map_err(t3c_ir::Error::from)?.into(),
+                found,
+            );
+        }
+        t3c_ir::ffi::erase(question);
+    }
+    Ok(())
+}
+
+/// The operations that ask where on the grid the device stands: offsets of divided loops.
+fn questions<'c, 'a>(kernel: Function<'c, 'a>) -> Vec<Op<'c, 'a>> {
+    let asks = |op: &Op<'_, '_>| {
+        walk::is(*op, "shard.process_multi_index") || walk::is(*op, "shard.process_linear_index")
+    };
+    walk::walk(kernel.0).into_iter().filter(asks).collect()
 }
 
 /// A copy of the function with loops in the order that reads memory in order, and arguments that stay intact.
-fn add_kernel(module: &Module<'_>, kernel: Function<'_, '_>) -> Result<(), Error> {
+/// Where the device's coordinates are asked for they become its last argument.
+fn add_kernel(module: &Module<'_>, kernel: Function<'_, '_>) -> Result<Needs, Error> {
     let copy = t3c_ir::ffi::clone_into(kernel.0, module.body());
     let copy = Function(copy);
     t3c_ir::ffi::remove_attribute(copy.0, "sym_visibility");
@@ -92,11 +146,25 @@ fn add_kernel(module: &Module<'_>, kernel: Function<'_, '_>) -> Result<(), Error
         port.name.clear();
         port.attributes.clear();
     }
+    let asked = questions(copy);
+    if let (Some(body), false) = (copy.body(), asked.is_empty()) {
+        let axes = t3c_ir::ffi::parent(kernel.0)
+            .and_then(t3c_ir::function::grid)
+            .map_or(0, |(_, grid)| grid.axes.len());
+        let r#type = t3c_ir::TensorType::new([axes as u64 + 1], t3c_ir::Element::I64);
+        let coordinates =
+            body.add_argument(r#type.to_mlir(t3c_ir::ffi::context_of(copy.0)), copy.0.location());
+        read_coordinates(&asked, coordinates, axes)?;
+        let mut port = t3c_ir::function::Port::new("", r#type);
+        port.attributes = vec![("bufferization.writable".into(), "false".into())];
+        arguments.push(port);
+    }
     copy.set_signature(&arguments, &results)?;
+    let rows = rows::narrow(copy)?;
     for operation in walk::walk(copy.0).into_iter().filter(|op| walk::is(*op, "linalg.generic")) {
         reorder_loops(operation)?;
     }
-    Ok(())
+    Ok(Needs { workspace: 0, coordinates: !asked.is_empty(), rows })
 }
 
 /// Makes the innermost loop one along which most operands are contiguous. The order of each sum stays.
@@ -195,14 +263,7 @@ fn add_scatter(context: &Context, module: &Module<'_>, unit: &Unit) -> Result<()
     Ok(())
 }
 
-/// Replaces every allocation by a place in a workspace, passed as the last argument; returns the sizes.
-fn plan_workspaces(module: &Module<'_>) -> Result<Workspaces, Error> {
-    functions(module.op())
-        .into_iter()
-        .map(|function| Ok((function.name(), plan_workspace(function)?)))
-        .collect()
-}
-
+/// Replaces every allocation by a place in a workspace, passed as the last argument; returns its size.
 fn plan_workspace(function: Function<'_, '_>) -> Result<usize, Error> {
     let context = t3c_ir::ffi::context_of(function.0);
     let block = function.body().ok_or_else(|| t3c_ir::Error::at(function.0, "has no body"))?;
@@ -298,8 +359,13 @@ fn last_use(allocation: Op<'_, '_>, position: &HashMap<usize, usize>) -> usize {
     last
 }
 
-/// Adds to each function one that takes its pointers from an array.
-fn with_packed_entries<'c>(context: &'c Context, module: &Module<'c>) -> Result<Module<'c>, Error> {
+/// Adds to each function one that takes its pointers from an array and, where it treats rows alone, calls it for
+/// a range of rows.
+fn with_packed_entries<'c>(
+    context: &'c Context,
+    module: &Module<'c>,
+    compiled: &Compiled,
+) -> Result<Module<'c>, Error> {
     let mut text = module.text(false);
     let end = text.rfind('}').unwrap_or(text.len());
     text.truncate(end);
@@ -309,25 +375,53 @@ fn with_packed_entries<'c>(context: &'c Context, module: &Module<'c>) -> Result<
         else {
             continue;
         };
-        let count = block.argument_count();
-        let loads: String = (0..count)
-            .map(|index| {
-                format!(
-                    "  %a{index} = llvm.getelementptr %args[{index}] : (!llvm.ptr) -> !llvm.ptr, !llvm.ptr\n  \
-                     %p{index} = llvm.load %a{index} : !llvm.ptr -> !llvm.ptr\n"
-                )
-            })
-            .collect();
-        let values: Vec<String> = (0..count).map(|index| format!("%p{index}")).collect();
-        let types = vec!["!llvm.ptr"; count].join(", ");
-        text.push_str(&format!(
-            "llvm.func @{}(%args: !llvm.ptr) {{\n{loads}  llvm.call @{name}({}) : ({types}) -> ()\n  llvm.return\n}}\n",
-            entry_symbol(&name),
-            values.join(", "),
-        ));
+        let rows = compiled.get(&name).and_then(|needs| needs.rows.as_ref());
+        text.push_str(&packed_entry(&name, block.argument_count(), rows));
     }
     text.push('}');
     Ok(context.parse(&text, "kernels")?)
+}
+
+/// `entry(pointers, first, end)`: rows `first..end`, or everything where the kernel has no rows.
+fn packed_entry(name: &str, count: usize, rows: Option<&Rows>) -> String {
+    let entry = entry_symbol(name);
+    let loads: String = (0..count)
+        .map(|index| {
+            format!(
+                "  %a{index} = llvm.getelementptr %args[{index}] : (!llvm.ptr) -> !llvm.ptr, !llvm.ptr\n  \
+                 %p{index} = llvm.load %a{index} : !llvm.ptr -> !llvm.ptr\n"
+            )
+        })
+        .collect();
+    let types = vec!["!llvm.ptr"; count].join(", ");
+    let head = format!("llvm.func @{entry}(%args: !llvm.ptr, %first: i64, %end: i64) {{\n{loads}");
+    let call = |prefix: &str| {
+        let values: Vec<String> = (0..count).map(|index| format!("%{prefix}{index}")).collect();
+        format!("  llvm.call @{name}({}) : ({types}) -> ()\n", values.join(", "))
+    };
+    let Some(rows) = rows else { return format!("{head}{}  llvm.return\n}}\n", call("p")) };
+    let steps: String = (0..count)
+        .map(|index| match rows.strides.get(index).copied().unwrap_or(0) {
+            0 => format!("  %q{index} = llvm.getelementptr %p{index}[0] : (!llvm.ptr) -> !llvm.ptr, i8\n"),
+            stride => format!(
+                "  %s{index} = llvm.mlir.constant({stride} : i64) : i64\n  \
+                 %o{index} = llvm.mul %row, %s{index} : i64\n  \
+                 %q{index} = llvm.getelementptr %p{index}[%o{index}] : (!llvm.ptr, i64) -> !llvm.ptr, i8\n"
+            ),
+        })
+        .collect();
+    format!(
+        "{head}  llvm.br ^head(%first : i64)\n\
+         ^head(%row: i64):\n  \
+           %more = llvm.icmp \"slt\" %row, %end : i64\n  \
+           llvm.cond_br %more, ^body, ^end\n\
+         ^body:\n{steps}{}  \
+           %one = llvm.mlir.constant(1 : i64) : i64\n  \
+           %next = llvm.add %row, %one : i64\n  \
+           llvm.br ^head(%next : i64)\n\
+         ^end:\n  llvm.return\n}}\n",
+        call("q")
+    )
 }
 
 #[cfg(test)]

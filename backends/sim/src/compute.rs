@@ -44,12 +44,16 @@ pub(crate) struct Units {
     /// Slots whose operands are there, in order of arrival.
     ready: VecDeque<u32>,
     first_stage_over: bool,
+    /// Sections whose operands are in memory, and slots that wait for more.
+    available: usize,
+    stalled: Vec<u32>,
 }
 
 impl Units {
-    pub fn new(producer: &Producer, sections: &[Section], system: &System) -> Self {
+    /// Units whose operands are all there; `units` of them compute.
+    pub fn new(producer: &Producer, sections: &[Section], system: &System, units: u64) -> Self {
         Self {
-            plan: Plan::new(producer, sections, system),
+            plan: Plan::new(producer, sections, system, units),
             sections: sections.to_vec(),
             inner: producer.output.inner,
             element_bytes: producer.output.element_bytes,
@@ -58,7 +62,14 @@ impl Units {
             is_computing: false,
             ready: VecDeque::new(),
             first_stage_over: false,
+            available: sections.len(),
+            stalled: Vec::new(),
         }
+    }
+
+    /// Units that wait for the operands of each section but the first.
+    pub fn waiting(producer: &Producer, sections: &[Section], system: &System, units: u64) -> Self {
+        Self { available: 1, ..Self::new(producer, sections, system, units) }
     }
 }
 
@@ -86,6 +97,11 @@ impl Machine<'_> {
         if wave >= units.plan.waves() {
             return;
         }
+        let needed = units.plan.wave(wave).last().map_or(0, |tile| tile.chunk + 1);
+        if needed > units.available {
+            units.stalled.push(slot);
+            return;
+        }
         units.next_wave += 1;
         let state = &mut units.slots[slot as usize];
         *state = Slot { wave, started: now, stores: state.stores, ..Slot::default() };
@@ -95,6 +111,18 @@ impl Machine<'_> {
             self.devices[device].memory.choose_threshold(now, self.system);
         }
         self.load(device, slot, 0);
+    }
+
+    /// The operands of the first `available` sections are there.
+    pub fn open(&mut self, device: usize, available: usize) {
+        let Some(units) = &mut self.devices[device].units else { return };
+        if available <= units.available {
+            return;
+        }
+        units.available = available;
+        for slot in std::mem::take(&mut units.stalled) {
+            self.start_wave(device, slot);
+        }
     }
 
     fn load(&mut self, device: usize, slot: u32, step: usize) {
@@ -136,6 +164,12 @@ impl Machine<'_> {
         units.is_computing = true;
         let next = state.step + 1;
         let has_next = next < units.plan.steps();
+        let time = match self.system.straggler {
+            Some(slow) if slow.device as usize == device => {
+                Picoseconds(time.0.saturating_mul(100) / slow.compute_percent)
+            }
+            _ => time,
+        };
         self.events.after(time, Event::Computed(device as u32, slot));
         if has_next {
             self.load(device, slot, next);

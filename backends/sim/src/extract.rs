@@ -1,13 +1,13 @@
 //! Finds the sub-layers of a schedule, and what is left beside them.
 
 use t3c_schedule::{
-    Collective, CollectiveKind, Compute, Contraction, Fused, Program, Reduction, Schedule, Step, StepId,
-    StepKind, Work as ScheduleWork, chunks::scatter_dimension,
+    Algorithm, Collective, CollectiveKind, Compute, Consume, Contraction, Fused, Program, Reduction,
+    Schedule, Step, StepId, StepKind, Work as ScheduleWork, chunks::scatter_dimension,
 };
 
 use crate::{
-    policy::SubLayer,
-    workload::{AddressSpace, Divided, Output, Producer, Ring, Work, Workload},
+    policy::{Shape, SubLayer},
+    workload::{AddressSpace, Divided, Operation, Output, Pattern, Producer, Work},
 };
 
 /// A sub-layer with what reports need.
@@ -15,6 +15,8 @@ pub(crate) struct Found {
     pub location: String,
     pub shape: String,
     pub layer: SubLayer,
+    /// Readers of a gather that are no part of it.
+    pub others: Vec<usize>,
 }
 
 /// Something that a program does.
@@ -22,8 +24,8 @@ pub(crate) enum Item<'s> {
     SubLayer(Found),
     /// Local work.
     Compute(&'s Compute),
-    /// A collective without a producer of its own, as ring workloads one after the other.
-    Rings(&'s str, Vec<Workload>),
+    /// A collective without a producer of its own, as operations one after the other.
+    Collectives(&'s str, Pattern, Vec<Operation>, Divided),
     /// Bytes that each device sends over `hops` links.
     Send {
         bytes: u64,
@@ -40,13 +42,14 @@ pub(crate) fn items<'s>(schedule: &'s Schedule, program: &'s Program) -> Vec<Ite
     let mut items = Vec::new();
     for (step, layer) in program.steps.iter().zip(layers) {
         match layer {
-            Some(found) => items.push(Item::SubLayer(found)),
+            Some(found) => {
+                if let StepKind::Consume(consume) = &step.kind {
+                    items.extend(found.others.iter().map(|&other| Item::Compute(&consume.consumers[other])));
+                }
+                items.push(Item::SubLayer(found));
+            }
             None if extractor.taken[step.id] => {}
             None => extractor.others(step, &mut items),
-        }
-        // Readers of a gather run whether or not its gather belongs to a sub-layer.
-        if let StepKind::Consume(consume) = &step.kind {
-            items.extend(consume.consumers.iter().map(Item::Compute));
         }
     }
     items
@@ -66,32 +69,92 @@ impl<'s> Extractor<'s> {
 
     fn sub_layer(&mut self, step: &'s Step) -> Option<Found> {
         match &step.kind {
-            StepKind::Fused(fused) if fused.collective.kind == CollectiveKind::ReduceScatter => {
-                Some(self.fused(step, fused))
-            }
+            StepKind::Fused(fused) => self.fused(step, fused),
             StepKind::Collective(collective) => self.unfused(step, collective),
+            StepKind::Consume(consume) => self.consume(step, consume),
             _ => None,
         }
     }
 
-    fn fused(&mut self, step: &Step, fused: &Fused) -> Found {
+    fn fused(&mut self, step: &Step, fused: &Fused) -> Option<Found> {
+        let shape = match fused.collective.kind {
+            CollectiveKind::ReduceScatter => {
+                Shape::Reduce { gathers: self.take_gather(fused.result, fused.collective.output) }
+            }
+            CollectiveKind::AllToAll => Shape::Exchange,
+            _ => return None,
+        };
         let devices = self.devices(&fused.collective);
         let element_bytes = self.program.buffers[fused.result].element.bytes();
         let output = output(&fused.producers, &fused.shape, fused.dimension, element_bytes);
-        let gathers = self.take_gather(fused.result, fused.collective.output);
         let layer = SubLayer {
             producer: self.producer(&fused.producers, output),
             space: Some(AddressSpace { chunks: fused.chunks.clone(), block: fused.block }),
             divided: Divided { extent: output.extent, index_bytes: output.index_bytes(), devices },
-            gathers,
+            shape,
+            pattern: pattern(&fused.collective),
         };
-        Found { location: step.location.clone(), shape: shape(&fused.producers, &output), layer }
+        Some(Found {
+            location: step.location.clone(),
+            shape: size(&fused.producers, &output),
+            layer,
+            others: vec![],
+        })
+    }
+
+    /// The first product among the readers of a gather, with the gather. Its chunks are rows of the
+    /// product only where the gathered dimension is not reduced.
+    fn consume(&mut self, step: &Step, consume: &Consume) -> Option<Found> {
+        let collective = &consume.collective;
+        let devices = self.devices(collective);
+        let extent = *self.program.buffers[collective.output].shape.get(consume.dimension)?;
+        let readers: Vec<Option<Output>> = consume
+            .consumers
+            .iter()
+            .map(|compute| self.reader(collective, consume.dimension, compute))
+            .collect();
+        let (first, mut whole) =
+            readers.iter().enumerate().find_map(|(at, output)| Some((at, (*output)?)))?;
+        // Readers of one value stand side by side: their columns add up.
+        let is_alike = |output: &Output| (output.extent, output.inner) == (whole.extent, whole.inner);
+        let (inside, others): (Vec<usize>, Vec<usize>) =
+            (0..readers.len()).partition(|&at| readers[at].as_ref().is_some_and(is_alike));
+        let columns =
+            inside.iter().filter_map(|&at| readers[at]).map(|output| output.columns * output.layers);
+        (whole.columns, whole.layers) = (columns.sum(), 1);
+        let products: Vec<Compute> = inside.iter().map(|&at| consume.consumers[at].clone()).collect();
+        let first = &consume.consumers[first];
+        let index_bytes = self.program.buffers[collective.output].bytes() / extent.max(1);
+        let layer = SubLayer {
+            producer: self.producer(std::slice::from_ref(first), whole),
+            space: None,
+            divided: Divided { extent, index_bytes, devices },
+            shape: Shape::Consume { overlaps: true },
+            pattern: pattern(collective),
+        };
+        Some(Found { location: step.location.clone(), shape: size(&products, &whole), layer, others })
+    }
+
+    /// The output of a reader whose rows are the gathered dimension.
+    fn reader(&self, collective: &Collective, dimension: usize, compute: &Compute) -> Option<Output> {
+        let ScheduleWork::Contraction(contraction) = &compute.work else { return None };
+        let reads_at = compute.reads.iter().position(|&buffer| buffer == collective.output)?;
+        let map = if reads_at == 0 { &contraction.a } else { &contraction.b };
+        let index = *map.get(dimension)?;
+        let row = contraction.c.iter().position(|&other| other == index)?;
+        let written = &self.program.buffers[*compute.writes.first()?];
+        Some(output(std::slice::from_ref(compute), &written.shape, row, written.element.bytes()))
     }
 
     /// A product whose result a collective reduces, where nothing fused them.
     fn unfused(&mut self, step: &Step, collective: &Collective) -> Option<Found> {
-        let reduces = matches!(collective.kind, CollectiveKind::AllReduce | CollectiveKind::ReduceScatter);
-        if !reduces || collective.reduction != Reduction::Sum {
+        let sums = collective.reduction == Reduction::Sum;
+        let has_producer = match collective.kind {
+            CollectiveKind::AllReduce | CollectiveKind::ReduceScatter => sums,
+            CollectiveKind::AllToAll => true,
+            _ => false,
+        };
+        if !has_producer {
             return None;
         }
         let (id, compute) = self.writer(collective.input, step.id)?;
@@ -101,9 +164,15 @@ impl<'s> Extractor<'s> {
         self.taken[id] = true;
         let devices = self.devices(collective);
         let input = &self.program.buffers[collective.input];
-        let (dimension, gathers) = match collective.kind {
-            CollectiveKind::AllReduce => (scatter_dimension(&input.shape, devices).unwrap_or(0), true),
-            _ => (collective.dimension, self.take_gather(collective.output, collective.output)),
+        let (dimension, shape) = match collective.kind {
+            CollectiveKind::AllReduce => {
+                (scatter_dimension(&input.shape, devices).unwrap_or(0), Shape::Reduce { gathers: true })
+            }
+            CollectiveKind::AllToAll => (collective.dimension, Shape::Exchange),
+            _ => {
+                let gathers = self.take_gather(collective.output, collective.output);
+                (collective.dimension, Shape::Reduce { gathers })
+            }
         };
         let producers = std::slice::from_ref(compute);
         let output = output(producers, &input.shape, dimension, input.element.bytes());
@@ -111,9 +180,15 @@ impl<'s> Extractor<'s> {
             producer: self.producer(producers, output),
             space: None,
             divided: Divided { extent: output.extent, index_bytes: output.index_bytes(), devices },
-            gathers,
+            shape,
+            pattern: pattern(collective),
         };
-        Some(Found { location: step.location.clone(), shape: shape(producers, &output), layer })
+        Some(Found {
+            location: step.location.clone(),
+            shape: size(producers, &output),
+            layer,
+            others: vec![],
+        })
     }
 
     /// The local work that wrote `buffer` last before step `before`.
@@ -134,11 +209,7 @@ impl<'s> Extractor<'s> {
     /// Whether a gather of either buffer follows; it then belongs to the sub-layer.
     fn take_gather(&mut self, reduced: usize, output: usize) -> bool {
         let gather = self.program.steps.iter().find(|step| {
-            let collective = match &step.kind {
-                StepKind::Collective(collective) => collective,
-                StepKind::Consume(consume) => &consume.collective,
-                _ => return false,
-            };
+            let StepKind::Collective(collective) = &step.kind else { return false };
             collective.kind == CollectiveKind::AllGather
                 && (collective.input == reduced || collective.input == output)
                 && !self.taken[step.id]
@@ -173,7 +244,10 @@ impl<'s> Extractor<'s> {
         match &step.kind {
             StepKind::Compute(compute) => items.push(Item::Compute(compute)),
             StepKind::Collective(collective) => items.push(self.collective(step, collective)),
-            StepKind::Consume(consume) => items.push(self.collective(step, &consume.collective)),
+            StepKind::Consume(consume) => {
+                items.push(self.collective(step, &consume.collective));
+                items.extend(consume.consumers.iter().map(Item::Compute));
+            }
             StepKind::Fused(fused) => {
                 items.extend(fused.producers.iter().map(Item::Compute));
                 items.push(self.collective(step, &fused.collective));
@@ -198,19 +272,24 @@ impl<'s> Extractor<'s> {
         // Only its time is asked for, to which a rounded-up byte a chunk makes no difference.
         let extent = whole.bytes().next_multiple_of(u64::from(devices));
         let divided = Divided { extent, index_bytes: 1, devices };
-        let ring = |kind| Workload::Ring(kind, divided);
-        let rings = match collective.kind {
-            CollectiveKind::ReduceScatter => vec![ring(Ring::ReduceScatter)],
-            CollectiveKind::AllGather => vec![ring(Ring::AllGather)],
-            CollectiveKind::AllReduce => vec![ring(Ring::ReduceScatter), ring(Ring::AllGather)],
+        let operations = match collective.kind {
+            CollectiveKind::ReduceScatter => vec![Operation::ReduceScatter],
+            CollectiveKind::AllGather => vec![Operation::AllGather],
+            CollectiveKind::AllReduce => vec![Operation::ReduceScatter, Operation::AllGather],
+            CollectiveKind::AllToAll => vec![Operation::AllToAll],
             CollectiveKind::AllSlice => return Item::Copy(2 * buffers[collective.output].bytes()),
-            CollectiveKind::AllToAll => {
-                // Each device keeps one part; on a ring the others travel a quarter of the way around.
-                let sent = whole.bytes() / u64::from(devices) * u64::from(devices - 1);
-                return Item::Send { bytes: sent, hops: u64::from(devices.div_ceil(4)) };
-            }
         };
-        Item::Rings(&step.location, if devices > 1 { rings } else { vec![] })
+        let operations = if devices > 1 { operations } else { vec![] };
+        Item::Collectives(&step.location, pattern(collective), operations, divided)
+    }
+}
+
+/// A ring, unless the schedule asks for direct transfers. An all-reduce is always one.
+fn pattern(collective: &Collective) -> Pattern {
+    match (collective.kind, collective.algorithm) {
+        (CollectiveKind::AllToAll, _) => Pattern::Direct,
+        (CollectiveKind::AllReduce, _) | (_, Algorithm::Ring) => Pattern::Ring,
+        (_, Algorithm::Direct) => Pattern::Direct,
     }
 }
 
@@ -228,6 +307,21 @@ pub(crate) fn cost(program: &Program, compute: &Compute) -> (u64, (u64, u64)) {
         ScheduleWork::Unit { flops, .. } | ScheduleWork::Loops { flops } => (*flops, (read, written)),
         ScheduleWork::Copy => (0, (read.min(written), written)),
     }
+}
+
+/// A contraction that is no part of a sub-layer, as a producer; `None` where it is too small in a
+/// direction to be worth a matrix pipeline.
+pub(crate) fn product(program: &Program, compute: &Compute) -> Option<Producer> {
+    const LEAST: u64 = 8;
+    let ScheduleWork::Contraction(contraction) = &compute.work else { return None };
+    let gemm = contraction.gemm_shape();
+    if gemm.n.min(gemm.k) < LEAST || gemm.m == 0 {
+        return None;
+    }
+    let element = program.buffers[*compute.reads.first()?].element;
+    let element_bytes = program.buffers[*compute.writes.first()?].element.bytes();
+    let output = Output { extent: gemm.m, inner: 1, columns: gemm.n, layers: gemm.batch, element_bytes };
+    Some(Producer { works: vec![Work::Product { k: gemm.k, element }], output })
 }
 
 /// The producers' output as rows and columns, with rows along `dimension`.
@@ -261,7 +355,7 @@ fn sides(contraction: &Contraction, dimension: usize, extent: u64) -> (u64, u64,
     }
 }
 
-fn shape(producers: &[Compute], output: &Output) -> String {
+fn size(producers: &[Compute], output: &Output) -> String {
     let products: Vec<String> = producers
         .iter()
         .filter_map(|producer| match &producer.work {

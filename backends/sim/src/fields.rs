@@ -120,6 +120,30 @@ impl<'s> Fields<'s> {
         self.whole(&span, name, &value)
     }
 
+    /// Whether the table holds `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.table.contains_key(name)
+    }
+
+    /// From 1 to 100.
+    pub fn percent(&mut self, name: &str) -> Result<u64, Error> {
+        let (span, value) = self.take(name)?;
+        match self.whole(&span, name, &value)? {
+            percent @ 1..=100 => Ok(percent),
+            _ => Err(self.wrong(&span, name, "is more than 100 percent")),
+        }
+    }
+
+    /// A whole number that may be zero.
+    pub fn index(&mut self, name: &str) -> Result<u64, Error> {
+        let is_zero = matches!(self.table.get(name).map(Spanned::get_ref), Some(DeValue::Integer(number)) if number.as_str() == "0");
+        if is_zero {
+            self.take(name)?;
+            return Ok(0);
+        }
+        self.count(name)
+    }
+
     /// Exactly `N` positive whole numbers.
     pub fn counts<const N: usize>(&mut self, name: &str) -> Result<[u64; N], Error> {
         let (span, value) = self.take(name)?;

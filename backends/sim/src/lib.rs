@@ -18,6 +18,7 @@
 //! ```
 
 mod cache;
+mod collective;
 mod compute;
 mod error;
 mod events;
@@ -25,11 +26,12 @@ mod extract;
 mod fields;
 mod machine;
 mod memory;
+mod mover;
+mod network;
 mod policy;
 mod producer;
 mod recorder;
 mod report;
-mod ring;
 mod simulate;
 pub mod system;
 pub mod trace;

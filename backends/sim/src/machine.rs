@@ -4,23 +4,23 @@
 //! the traffic that its neighbour would send at that very moment. Otherwise all are simulated. Both
 //! are the same code; only [`Machine::peer`] differs.
 
-use std::collections::VecDeque;
-
-use t3c_schedule::{Op, Trigger, invariants::seen_from, ring};
+use t3c_schedule::{Op, Trigger, invariants::seen_from};
 
 use crate::{
     Error,
+    collective::CollectiveState,
     compute::Units,
     events::Events,
     memory::{Arbitration, Kind, Memory, Request, Stream},
+    mover::{Moved, Movers, Sender},
+    network::{Line, Port, lines},
     producer::Section,
     recorder::Recorder,
-    ring::RingState,
     system::{System, Topology},
-    tracker::{BlockAt, Trackers, overrun},
+    tracker::{BlockAt, Counted, From, Trackers, overrun},
     traffic::Traffic,
-    units::{Picoseconds, duration},
-    workload::{Divided, Ring, Workload},
+    units::Picoseconds,
+    workload::{Collective, Divided, Mover, Operation, Workload},
 };
 
 /// What a memory request belongs to.
@@ -30,14 +30,16 @@ pub(crate) enum Tag {
     Operands(u32),
     /// A store of a slot in the device's own memory.
     Stored(BlockAt, u64, u32),
-    /// Read for sending.
-    Outgoing(Packet),
+    /// Read for sending: the packet, and bytes read for each byte sent.
+    Outgoing(Packet, u64),
     /// Received and written.
     Incoming(Packet),
-    /// The reading half of a local reduction; its result's bytes.
-    ReduceRead(u64),
+    /// The reading half of a local reduction: its result's bytes, and its parts.
+    ReduceRead(u64, u64),
     /// The writing half.
     ReduceWrite,
+    /// Counters that the tracker does not hold.
+    Spill,
 }
 
 /// What a packet carries.
@@ -45,8 +47,10 @@ pub(crate) enum Tag {
 pub(crate) enum Payload {
     /// A part of a block, as the receiver counts its chunk.
     Block(BlockAt),
-    /// A part of a step of a ring collective.
-    RingStep(u32),
+    /// A part of a step of a collective.
+    Step(u32),
+    /// A part of a sum that the network makes.
+    Merged,
 }
 
 /// Who waits until a packet is on the wire.
@@ -78,6 +82,10 @@ pub(crate) enum Event {
     Sent(u32, u32),
     /// A packet, by its number among those in flight, is at its destination.
     Arrived(u32, u32),
+    /// A packet has come down from a switch.
+    Descended(u32),
+    /// Compute units have moved a packet.
+    Moved(u32),
     /// A met threshold sets its trigger off.
     Fire(u32, BlockAt),
 }
@@ -93,22 +101,21 @@ pub(crate) struct Transfer {
     pub reads: u64,
 }
 
-#[derive(Default)]
-struct LinkState {
-    queue: VecDeque<Packet>,
-    in_flight: Option<Packet>,
-}
-
 pub(crate) struct Device {
     pub memory: Memory<Tag>,
-    links: Vec<LinkState>,
-    transfers: VecDeque<Transfer>,
-    /// Packets between memory and link.
-    outstanding: u64,
+    pub lines: Vec<Line>,
+    pub port: Port,
+    pub senders: Vec<Sender>,
+    /// The sender whose turn it is.
+    pub turn: usize,
+    /// Units that run the collective, where a DMA engine does not.
+    pub movers: Option<Movers>,
     pub units: Option<Units>,
-    pub ring: Option<RingState>,
+    pub collective: Option<CollectiveState>,
     pub trackers: Option<Trackers>,
     pub traffic: Traffic,
+    /// Bytes that went on the links.
+    pub sent: u64,
 }
 
 /// What a run gave.
@@ -119,8 +126,10 @@ pub(crate) struct Outcome {
     pub traffic: Traffic,
     /// Blocks that fired on device 0.
     pub fired: u64,
-    /// The most blocks that device 0 tracked at a time.
+    /// The most tiles that device 0 tracked at a time.
     pub tracker_peak: u64,
+    /// Bytes that device 0 put on its links.
+    pub sent: u64,
     pub events: u64,
 }
 
@@ -130,6 +139,9 @@ pub(crate) struct Mode {
     pub arbitration: Arbitration,
     /// Simulate every device even where one would do.
     pub all_devices: bool,
+    /// Units of the producer, and units that run the collective.
+    pub units: u64,
+    pub moving_units: u64,
 }
 
 pub(crate) struct Machine<'a> {
@@ -137,10 +149,11 @@ pub(crate) struct Machine<'a> {
     pub events: Events<Event>,
     pub devices: Vec<Device>,
     pub divided: Divided,
+    mover: Mover,
     /// Packets between link and destination, and the numbers that are free again. Events carry the
     /// number alone: most of the loop's time is the queue moving its entries.
-    flying: Vec<Packet>,
-    landed: Vec<u32>,
+    pub flying: Vec<Packet>,
+    pub landed: Vec<u32>,
     pub recorder: Option<&'a mut Recorder>,
 }
 
@@ -155,22 +168,30 @@ pub(crate) fn run(
         Workload::Producer(producer) => {
             Divided { extent: producer.output.extent, index_bytes: producer.output.index_bytes(), devices: 1 }
         }
-        Workload::Fused(_, _, divided) | Workload::Ring(_, divided) => *divided,
+        Workload::Fused(_, _, divided, _)
+        | Workload::Collective(_, divided)
+        | Workload::Consume(_, _, divided, _) => *divided,
     };
-    let simulated = if divided.is_even() && !mode.all_devices { 1 } else { divided.devices };
+    let is_symmetric = divided.is_even() && system.straggler.is_none();
+    let simulated = if is_symmetric && !mode.all_devices { 1 } else { divided.devices };
     let devices = (0..simulated).map(|index| device(workload, &divided, index, system, mode)).collect();
+    let mover = match workload {
+        Workload::Fused(_, _, _, mover) | Workload::Consume(_, _, _, mover) => *mover,
+        _ => Mover::Engine,
+    };
     let mut machine = Machine {
         system,
         events: Events::new(),
         devices,
         divided,
+        mover,
         flying: Vec::new(),
         landed: Vec::new(),
         recorder,
     };
     for index in 0..machine.devices.len() {
+        machine.advance_collective(index);
         machine.start_units(index);
-        machine.advance_ring(index);
     }
     while let Some(event) = machine.events.next() {
         machine.handle(event)?;
@@ -179,36 +200,51 @@ pub(crate) fn run(
 }
 
 fn device(workload: &Workload, divided: &Divided, index: u32, system: &System, mode: Mode) -> Device {
-    let (units, trackers, ring) = match workload {
+    let mut device = Device {
+        memory: Memory::new(mode.arbitration),
+        lines: lines(system.link.topology, divided.devices),
+        port: Port::default(),
+        senders: Vec::new(),
+        turn: 0,
+        movers: None,
+        units: None,
+        collective: None,
+        trackers: None,
+        traffic: Traffic::default(),
+        sent: 0,
+    };
+    let rate = mode.moving_units.saturating_mul(system.compute.unit_bandwidth).max(1);
+    match workload {
         Workload::Producer(producer) => {
             let whole = [Section { chunk: None, range: 0..producer.output.extent }];
-            (Some(Units::new(producer, &whole, system)), None, None)
+            device.units = Some(Units::new(producer, &whole, system, mode.units));
         }
-        Workload::Fused(producer, space, divided) => {
-            let sections: Vec<Section> = space
-                .chunks
-                .iter()
-                .map(|&chunk| Section { chunk: Some(chunk), range: divided.range(index, chunk.relative) })
-                .collect();
-            let trackers = Trackers::new(space, divided, index);
-            (Some(Units::new(producer, &sections, system)), Some(trackers), None)
+        Workload::Fused(producer, space, divided, mover) => {
+            let section = |&chunk: &t3c_schedule::Chunk| Section {
+                chunk: Some(chunk),
+                range: divided.range(index, chunk.relative),
+            };
+            let sections: Vec<Section> = space.chunks.iter().map(section).collect();
+            device.trackers = Some(Trackers::new(space, divided, index, &producer.output, system));
+            device.units = Some(Units::new(producer, &sections, system, mode.units));
+            device.movers = (*mover == Mover::Units).then(|| Movers::new(rate));
         }
-        Workload::Ring(kind, divided) => (None, None, Some(RingState::new(*kind, divided, index))),
-    };
-    let links = match system.link.topology {
-        Topology::Ring => 2,
-        Topology::FullyConnected => divided.devices.saturating_sub(1).max(1) as usize,
-    };
-    Device {
-        memory: Memory::new(mode.arbitration),
-        links: (0..links).map(|_| LinkState::default()).collect(),
-        transfers: VecDeque::new(),
-        outstanding: 0,
-        units,
-        ring,
-        trackers,
-        traffic: Traffic::default(),
+        Workload::Collective(collective, divided) => {
+            device.collective = Some(CollectiveState::new(*collective, divided, index));
+            let is_near_memory = collective.operation == Operation::ReduceScatterNearMemory;
+            device.movers = (!is_near_memory).then(|| Movers::new(rate));
+        }
+        Workload::Consume(producer, pattern, divided, mover) => {
+            // Chunks arrive from the device after this one first: its own, then in that order.
+            let section = |relative| Section { chunk: None, range: divided.range(index, relative) };
+            let sections: Vec<Section> = (0..divided.devices).map(section).collect();
+            device.units = Some(Units::waiting(producer, &sections, system, mode.units));
+            let gather = Collective { pattern: *pattern, operation: Operation::AllGather };
+            device.collective = Some(CollectiveState::new(gather, divided, index));
+            device.movers = (*mover == Mover::Units).then(|| Movers::new(rate));
+        }
     }
+    device
 }
 
 impl Machine<'_> {
@@ -219,6 +255,8 @@ impl Machine<'_> {
             Event::Computed(device, slot) => self.step_computed(device as usize, slot),
             Event::Sent(device, link) => self.packet_sent(device as usize, link as usize),
             Event::Arrived(device, number) => self.packet_arrived(device as usize, number),
+            Event::Descended(device) => self.packet_descended(device as usize),
+            Event::Moved(device) => self.movers_done(device as usize),
             Event::Fire(device, at) => self.fire(device as usize, at),
         }
         Ok(())
@@ -240,6 +278,7 @@ impl Machine<'_> {
         Ok(Outcome {
             time: self.events.now(),
             traffic: first.traffic,
+            sent: first.sent,
             fired: trackers.map_or(0, |trackers| trackers.fired),
             tracker_peak: trackers.map_or(0, |trackers| trackers.peak),
             events: self.events.inserted(),
@@ -247,7 +286,7 @@ impl Machine<'_> {
     }
 
     /// The simulated device that stands for the one at distance `to` from `device`.
-    fn peer(&self, device: usize, to: u32) -> usize {
+    pub fn peer(&self, device: usize, to: u32) -> usize {
         (device + to as usize) % self.devices.len()
     }
 
@@ -284,168 +323,90 @@ impl Machine<'_> {
                 self.events.after(self.system.memory.latency, Event::Loaded(device as u32, slot));
             }
             Tag::Stored(at, bytes, slot) => {
-                self.count_update(device, at, bytes)?;
+                self.count_update(device, at, bytes, From::Producer)?;
                 self.store_accepted(device, slot);
             }
-            Tag::Outgoing(packet) => self.send(device, packet),
-            Tag::Incoming(packet) => match packet.payload {
-                Payload::Block(at) => self.count_update(device, at, packet.bytes)?,
-                Payload::RingStep(step) => {
-                    if let Some(ring) = &mut self.devices[device].ring {
-                        ring.receive(step, packet.bytes);
-                    }
-                    self.advance_ring(device);
-                }
-            },
-            Tag::ReduceRead(bytes) => {
-                self.devices[device].traffic.rs_writes += bytes;
-                let (kind, stream) = (Kind::Write, Stream::Communication);
-                self.request(device, Request { kind, stream, bytes, tag: Tag::ReduceWrite });
+            Tag::Outgoing(packet, reads) => {
+                self.move_on(device, Moved::Send(packet), packet.bytes * (reads + 1));
             }
-            Tag::ReduceWrite => {}
+            Tag::Incoming(packet) => match packet.payload {
+                Payload::Block(at) => {
+                    // A packet that the network summed stands for all that it holds.
+                    let copies = match (&self.devices[device].trackers, self.sums_in_network()) {
+                        (Some(trackers), true) => trackers.arrivals(at.relative).max(1),
+                        _ => 1,
+                    };
+                    self.count_update(device, at, packet.bytes * copies, From::Link)?;
+                }
+                Payload::Step(step) => self.step_received(device, step, packet.bytes),
+                Payload::Merged => self.step_received(device, 0, packet.bytes),
+            },
+            Tag::ReduceRead(bytes, parts) => {
+                self.move_on(device, Moved::Write(bytes), bytes * (parts + 1));
+            }
+            Tag::ReduceWrite | Tag::Spill => {}
         }
         Ok(())
     }
 
-    fn count_update(&mut self, device: usize, at: BlockAt, bytes: u64) -> Result<(), Error> {
+    fn sums_in_network(&self) -> bool {
+        self.system.link.topology == Topology::ReducingSwitch
+    }
+
+    fn step_received(&mut self, device: usize, step: u32, bytes: u64) {
+        let Some(state) = &mut self.devices[device].collective else { return };
+        state.receive(step, bytes);
+        let available = 1 + state.arrived();
+        self.advance_collective(device);
+        self.open(device, available);
+    }
+
+    fn count_update(&mut self, device: usize, at: BlockAt, bytes: u64, from: From) -> Result<(), Error> {
         let Some(trackers) = &mut self.devices[device].trackers else { return Ok(()) };
-        if trackers.update(at, bytes).map_err(|at| overrun(device, at))? {
-            self.events.after(self.system.trigger.latency, Event::Fire(device as u32, at));
-        }
+        let Counted { is_met, spilled, is_full } =
+            trackers.update(at, bytes, from).map_err(|at| overrun(device, at))?;
         if let Some(recorder) = &mut self.recorder {
             recorder.tracker(device, self.events.now(), trackers.live());
+        }
+        if is_met {
+            // Software polls a flag in memory; a full tracker reads its counter back.
+            let memory = self.system.memory.latency;
+            let mut delay = self.system.trigger.latency;
+            if is_full {
+                delay += memory;
+            }
+            if self.mover == Mover::Units {
+                delay = memory + memory;
+            }
+            self.events.after(delay, Event::Fire(device as u32, at));
+        }
+        if spilled > 0 && self.mover == Mover::Engine {
+            let counters = spilled * self.system.compute.wavefronts_per_workgroup;
+            let bytes = counters.saturating_mul(self.system.memory.access);
+            let stream = Stream::Communication;
+            self.devices[device].traffic.tracker_spills += 2 * bytes;
+            for kind in [Kind::Write, Kind::Read] {
+                self.request(device, Request { kind, stream, bytes, tag: Tag::Spill });
+            }
         }
         Ok(())
     }
 
     fn fire(&mut self, device: usize, at: BlockAt) {
         let Some(trackers) = &self.devices[device].trackers else { return };
-        let (trigger, bytes) = trackers.trigger(at);
-        match trigger {
-            Trigger::None | Trigger::Done => {}
-            Trigger::Dma { to, op } => {
+        let (trigger, bytes, parts) = trackers.trigger(at, self.sums_in_network());
+        match (trigger, self.mover) {
+            (Trigger::Dma { to, op }, mover) => {
                 let relative = seen_from(at.relative, to, self.divided.devices);
                 let payload = Payload::Block(BlockAt { relative, ..at });
-                self.transfer(device, Transfer { to, payload, op, left: bytes, reads: 1 });
+                // Units add what they send; an engine sends what memory has added.
+                let reads = if mover == Mover::Units { parts.max(1) } else { 1 };
+                self.transfer(device, Transfer { to, payload, op, left: bytes, reads });
             }
-            Trigger::Reduce => self.reduce(device, bytes, u64::from(self.divided.devices)),
+            (Trigger::Done, Mover::Units) if parts > 1 => self.reduce(device, bytes, parts),
+            (Trigger::Reduce, _) => self.reduce(device, bytes, parts),
+            (Trigger::None | Trigger::Done, _) => {}
         }
-    }
-
-    /// Reads `parts` values of `bytes` each and writes their sum.
-    pub fn reduce(&mut self, device: usize, bytes: u64, parts: u64) {
-        if bytes == 0 {
-            return;
-        }
-        self.devices[device].traffic.rs_reads += parts * bytes;
-        let tag = Tag::ReduceRead(bytes);
-        let (kind, stream) = (Kind::Read, Stream::Communication);
-        self.request(device, Request { kind, stream, bytes: parts * bytes, tag });
-    }
-
-    pub fn transfer(&mut self, device: usize, transfer: Transfer) {
-        self.devices[device].transfers.push_back(transfer);
-        self.pump(device);
-    }
-
-    /// Reads the next packets for sending, as far as the sender's window reaches.
-    fn pump(&mut self, device: usize) {
-        let window = self.system.trigger.outstanding;
-        while self.devices[device].outstanding < window {
-            let state = &mut self.devices[device];
-            let Some(transfer) = state.transfers.front_mut() else { return };
-            let bytes = transfer.left.min(self.system.link.packet);
-            transfer.left -= bytes;
-            let Transfer { to, payload, op, left, reads } = *transfer;
-            if left == 0 {
-                state.transfers.pop_front();
-            }
-            if bytes == 0 {
-                continue;
-            }
-            state.outstanding += 1;
-            let is_gather = state.ring.as_ref().is_some_and(|ring| ring.kind == Ring::AllGather);
-            *state.traffic.communication_reads(is_gather) += bytes * reads;
-            let packet = Packet { to, payload, op, bytes, origin: Origin::Sender };
-            let (kind, stream) = (Kind::Read, Stream::Communication);
-            let tag = Tag::Outgoing(packet);
-            self.request(device, Request { kind, stream, bytes: bytes * reads, tag });
-        }
-    }
-
-    /// The link that leads to distance `to`, and how many of its like a packet passes.
-    fn route(&self, to: u32) -> (usize, u64) {
-        let devices = self.divided.devices;
-        match self.system.link.topology {
-            Topology::FullyConnected => (to.saturating_sub(1) as usize, 1),
-            Topology::Ring if to * 2 > devices || to == ring::neighbour_distance(devices) => {
-                (0, u64::from(devices - to))
-            }
-            Topology::Ring => (1, u64::from(to)),
-        }
-    }
-
-    pub fn send(&mut self, device: usize, packet: Packet) {
-        let (link, _) = self.route(packet.to);
-        self.devices[device].links[link].queue.push_back(packet);
-        self.advance_link(device, link);
-    }
-
-    fn advance_link(&mut self, device: usize, link: usize) {
-        let state = &mut self.devices[device].links[link];
-        if state.in_flight.is_some() {
-            return;
-        }
-        let Some(packet) = state.queue.pop_front() else { return };
-        state.in_flight = Some(packet);
-        // On a ring, a packet that passes other devices occupies their links, and theirs this one's.
-        let (_, hops) = self.route(packet.to);
-        let time = duration(packet.bytes * hops, self.system.link.bandwidth);
-        if let Some(recorder) = &mut self.recorder {
-            recorder.link(device, link, self.events.now(), time);
-        }
-        self.events.after(time, Event::Sent(device as u32, link as u32));
-    }
-
-    fn packet_sent(&mut self, device: usize, link: usize) {
-        let Some(packet) = self.devices[device].links[link].in_flight.take() else { return };
-        let (_, hops) = self.route(packet.to);
-        let latency = Picoseconds(self.system.link.latency.0.saturating_mul(hops));
-        let peer = self.peer(device, packet.to);
-        let number = match self.landed.pop() {
-            Some(number) => {
-                self.flying[number as usize] = packet;
-                number
-            }
-            None => {
-                self.flying.push(packet);
-                self.flying.len() as u32 - 1
-            }
-        };
-        self.events.after(latency, Event::Arrived(peer as u32, number));
-        self.advance_link(device, link);
-        match packet.origin {
-            Origin::Producer(slot) => self.store_accepted(device, slot),
-            Origin::Sender => {
-                self.devices[device].outstanding -= 1;
-                self.pump(device);
-            }
-        }
-    }
-
-    fn packet_arrived(&mut self, device: usize, number: u32) {
-        let packet = self.flying[number as usize];
-        self.landed.push(number);
-        let state = &mut self.devices[device];
-        let bytes = packet.bytes;
-        let is_gather = state.ring.as_ref().is_some_and(|ring| ring.kind == Ring::AllGather);
-        *state.traffic.communication_writes(is_gather) += bytes;
-        let kind = kind_of(packet.op);
-        if kind == Kind::Update {
-            state.traffic.updates += bytes;
-        }
-        let (stream, tag) = (Stream::Communication, Tag::Incoming(packet));
-        self.request(device, Request { kind, stream, bytes, tag });
     }
 }
 

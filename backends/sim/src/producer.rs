@@ -109,7 +109,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub fn new(producer: &Producer, sections: &[Section], system: &System) -> Self {
+    pub fn new(producer: &Producer, sections: &[Section], system: &System, units: u64) -> Self {
         let tiles = tiles(&producer.output, sections, system);
         let row_panels = tiles.iter().map(|tile| tile.row_panel + 1).max().unwrap_or(0);
         let column_panels = tiles.iter().map(|tile| tile.column_panel + 1).max().unwrap_or(0);
@@ -139,7 +139,7 @@ impl Plan {
             steps,
             current: WaveReads::default(),
             streamed: vec![0; producer.works.len()],
-            wave_size: system.compute.units.max(1) as usize,
+            wave_size: units.max(1) as usize,
             tiles,
         }
     }
@@ -252,7 +252,7 @@ mod tests {
         let output = Output { extent: rows, inner: 1, columns, layers: 1, element_bytes: 2 };
         let producer = Producer { works: vec![Work::Product { k, element: Element::F16 }], output };
         let sections = [Section { chunk: None, range: 0..rows }];
-        (Plan::new(&producer, &sections, &system), system)
+        (Plan::new(&producer, &sections, &system, system.compute.units), system)
     }
 
     fn reads(mut plan: Plan, system: &System) -> u64 {

@@ -95,7 +95,7 @@ impl Recorder {
         }
         if self.levels[device] != live {
             self.levels[device] = live;
-            self.level(device, "tracked blocks", now, live as f64);
+            self.level(device, "tracked tiles", now, live as f64);
         }
     }
 

@@ -24,6 +24,9 @@ pub struct Report {
     pub geomean: BTreeMap<&'static str, f64>,
     /// The whole program.
     pub end_to_end: EndToEnd,
+    /// Events that the machine handled, for measuring the simulator itself.
+    #[serde(skip)]
+    pub events: u64,
     /// Timelines, if they were asked for.
     #[serde(skip)]
     pub traces: Vec<Trace>,
@@ -59,9 +62,13 @@ pub struct PolicyReport {
     pub dram_bytes: DramBytes,
     /// The kernels.
     pub parts: Vec<PartReport>,
+    /// Bytes that one device put on its links.
+    pub link_bytes: u64,
+    /// Their share of what one link could have carried in the time.
+    pub link_utilisation: f64,
     /// Tracked blocks that fired on a device.
     pub blocks_fired: u64,
-    /// The most blocks that a device tracked at a time.
+    /// The most output tiles that a device tracked at a time.
     pub tracker_peak: u64,
 }
 
@@ -84,7 +91,7 @@ impl From<Traffic> for DramBytes {
 /// One kernel.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PartReport {
-    /// `gemm`, `reduce-scatter`, `all-gather` or `track-and-trigger`.
+    /// `gemm`, `reduce-scatter`, `all-gather`, `all-to-all`, `track-and-trigger`, `software-overlap` or `consume`.
     pub name: &'static str,
     /// Its time with its launch, in microseconds.
     pub time_us: f64,
@@ -99,10 +106,13 @@ pub struct EndToEnd {
     pub speedup: BTreeMap<&'static str, f64>,
     /// Under `sequential`: time in sub-layers, in microseconds.
     pub sublayers_us: f64,
-    /// Local work outside of sub-layers, by a roofline.
+    /// Local work outside of sub-layers: products on the machine, the rest by a roofline.
     pub compute_us: f64,
     /// Collectives and transfers outside of sub-layers.
     pub communication_us: f64,
+    /// Under `sequential`: what the time is spent on. `gemm`, `reduce-scatter`, `all-gather` and
+    /// `all-to-all` are the sub-layers'.
+    pub breakdown_us: BTreeMap<&'static str, f64>,
 }
 
 /// The geometric mean of positive numbers; `None` of none.

@@ -2,18 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use t3c_schedule::{Program, Schedule};
+use t3c_schedule::{Compute, Program, Schedule, Work};
 
 use crate::{
     Error, Traffic,
-    extract::{Found, Item, cost, items},
-    memory::Arbitration,
+    extract::{Found, Item, cost, items, product},
     policy::{Policy, Run, Runner},
     report::{EndToEnd, PartReport, PolicyReport, Report, SCHEMA, SubLayerReport, geomean},
     system::System,
     trace::Trace,
     units::{Picoseconds, duration},
-    workload::Workload,
+    workload::{Collective, Output, Producer, Workload},
 };
 
 /// What to simulate, beside schedule and system.
@@ -62,8 +61,7 @@ fn run(schedule: &Schedule, system: &System, options: &Options) -> Result<Report
         runner: Runner::new(system, options.trace, options.all_devices),
         sublayers: Vec::new(),
         sublayer_ps: BTreeMap::new(),
-        compute: 0,
-        communication: 0,
+        spent: BTreeMap::new(),
         traces: Vec::new(),
     };
     let calls = calls(schedule);
@@ -107,9 +105,8 @@ struct Whole<'a> {
     sublayers: Vec<SubLayerReport>,
     /// Time of all sub-layers, by policy.
     sublayer_ps: BTreeMap<Policy, u64>,
-    /// Picoseconds of local work outside of them.
-    compute: u64,
-    communication: u64,
+    /// Picoseconds under `sequential`, by what they are spent on.
+    spent: BTreeMap<Spent, u64>,
     traces: Vec<Trace>,
 }
 
@@ -118,57 +115,79 @@ impl Whole<'_> {
         for item in items(self.schedule, program) {
             match item {
                 Item::SubLayer(found) => self.sub_layer(&found, calls, keeps_traces)?,
-                Item::Compute(compute) => {
-                    let (flops, (read, written)) = cost(program, compute);
-                    let element = compute.reads.first().map(|&buffer| program.buffers[buffer].element);
-                    let rate = match (&compute.work, element) {
-                        (t3c_schedule::Work::Contraction(_) | t3c_schedule::Work::Unit { .. }, Some(e)) => {
-                            self.system.matrix_flops_per_second(e)
-                        }
-                        _ => self.system.vector_flops_per_second(),
-                    };
-                    self.add_compute(calls, flops, rate, read.saturating_add(written));
-                }
-                Item::Rings(location, rings) => {
-                    for ring in rings {
-                        self.fits(location, &ring)?;
-                        let outcome = self
-                            .runner
-                            .workload(&ring, Arbitration::RoundRobin, None)
-                            .map_err(|error| error.at(location))?;
-                        self.add_communication(calls, outcome.time);
+                Item::Compute(compute) => self.compute(program, compute, calls)?,
+                Item::Collectives(location, pattern, operations, divided) => {
+                    self.fits(location, divided.devices)?;
+                    for operation in operations {
+                        let collective =
+                            Collective { pattern: self.runner.pattern(pattern, operation), operation };
+                        let workload = Workload::Collective(collective, divided);
+                        let outcome = self.runner.workload(&workload).map_err(|error| error.at(location))?;
+                        self.spend(Spent::OtherCommunication, calls, outcome.time);
                     }
                 }
                 Item::Send { bytes, hops } => {
                     let link = &self.system.link;
                     let latency = Picoseconds(link.latency.0.saturating_mul(hops));
-                    self.add_communication(
-                        calls,
-                        duration(bytes.saturating_mul(hops), link.bandwidth) + latency,
-                    );
+                    let time = duration(bytes.saturating_mul(hops), link.bandwidth) + latency;
+                    self.spend(Spent::OtherCommunication, calls, time);
                 }
-                Item::Copy(bytes) => self.add_compute(calls, 0, 1, bytes),
+                Item::Copy(bytes) => {
+                    let time = self.memory_time(bytes) + self.system.compute.kernel_launch;
+                    self.spend(Spent::Elementwise, calls, time);
+                }
             }
         }
         Ok(())
     }
 
-    /// The longer of arithmetic and traffic, with the launch.
-    fn add_compute(&mut self, calls: u64, flops: u64, rate: u64, bytes: u64) {
-        let time = duration(flops, rate).max(duration(bytes, self.system.memory.bandwidth));
-        let time = time + self.system.compute.kernel_launch;
-        self.compute = self.compute.saturating_add(calls.saturating_mul(time.0));
+    fn spend(&mut self, on: Spent, calls: u64, time: Picoseconds) {
+        let sum = self.spent.entry(on).or_default();
+        *sum = sum.saturating_add(calls.saturating_mul(time.0));
     }
 
-    fn add_communication(&mut self, calls: u64, time: Picoseconds) {
-        self.communication = self.communication.saturating_add(calls.saturating_mul(time.0));
-    }
-
-    fn fits(&self, location: &str, workload: &Workload) -> Result<(), Error> {
-        let devices = match workload {
-            Workload::Ring(_, divided) | Workload::Fused(_, _, divided) => divided.devices,
-            Workload::Producer(_) => 1,
+    /// Local work: products on the machine, the rest by a roofline of what measured kernels reach.
+    fn compute(&mut self, program: &Program, compute: &Compute, calls: u64) -> Result<(), Error> {
+        if let Some(producer) = product(program, compute).filter(|producer| self.is_small_enough(producer)) {
+            let outcome = self.runner.workload(&Workload::Producer(producer))?;
+            self.spend(Spent::OtherProducts, calls, outcome.time);
+            return Ok(());
+        }
+        let (flops, (read, written)) = cost(program, compute);
+        let element = compute.reads.first().map(|&buffer| program.buffers[buffer].element);
+        let (on, rate) = match (&compute.work, element) {
+            (Work::Contraction(_), Some(element)) if flops > read.saturating_add(written) => {
+                (Spent::OtherProducts, self.system.matrix_flops_per_second(element))
+            }
+            (Work::Unit { name, .. }, Some(element)) if name.contains("attention") => {
+                let percent = self.system.efficiency.attention_percent;
+                (Spent::Attention, self.system.matrix_flops_per_second(element).saturating_mul(percent) / 100)
+            }
+            _ => (Spent::Elementwise, self.system.vector_flops_per_second()),
         };
+        let memory = self.memory_time(read.saturating_add(written));
+        let time = duration(flops, rate).max(memory) + self.system.compute.kernel_launch;
+        self.spend(on, calls, time);
+        Ok(())
+    }
+
+    fn memory_time(&self, bytes: u64) -> Picoseconds {
+        let percent = self.system.efficiency.memory_percent;
+        duration(bytes.saturating_mul(100), self.system.memory.bandwidth.saturating_mul(percent))
+    }
+
+    fn is_small_enough(&self, producer: &Producer) -> bool {
+        let compute = &self.system.compute;
+        let Output { columns, layers, .. } = producer.output;
+        let tiles = producer
+            .output
+            .rows()
+            .div_ceil(compute.tile_rows)
+            .saturating_mul(columns.div_ceil(compute.tile_columns));
+        tiles.saturating_mul(layers) <= MOST_TILES
+    }
+
+    fn fits(&self, location: &str, devices: u32) -> Result<(), Error> {
         if devices > self.system.devices {
             return Err(Error::TooManyDevices {
                 location: location.to_owned(),
@@ -181,23 +200,24 @@ impl Whole<'_> {
     }
 
     fn sub_layer(&mut self, found: &Found, calls: u64, keeps_traces: bool) -> Result<(), Error> {
-        let Found { location, shape, layer } = found;
-        self.fits(location, &Workload::Ring(crate::workload::Ring::AllGather, layer.divided))?;
-        let output = &layer.producer.output;
-        let tile = self.system.compute.tile_rows * self.system.compute.tile_columns;
-        if output.elements() / tile > MOST_TILES {
+        let Found { location, shape, layer, .. } = found;
+        self.fits(location, layer.divided.devices)?;
+        if !self.is_small_enough(&layer.producer) {
             let what = format!("its output has more than {MOST_TILES} tiles, too many to simulate");
             return Err(Error::Unsupported { location: location.clone(), what });
         }
         let mut policies = BTreeMap::new();
         let mut speedup = BTreeMap::new();
         let mut sequential = Picoseconds(0);
-        for &policy in &self.policies {
+        for policy in self.policies.clone() {
             let run = self.runner.sub_layer(layer, policy).map_err(|error| error.at(location))?;
             let sum = self.sublayer_ps.entry(policy).or_default();
             *sum = sum.saturating_add(calls.saturating_mul(run.time.0));
             if policy == Policy::Sequential {
                 sequential = run.time;
+                for part in &run.parts {
+                    self.spend(Spent::part(part.name), calls, part.outcome.time);
+                }
             } else {
                 speedup.insert(policy.name(), sequential.0 as f64 / run.time.0.max(1) as f64);
             }
@@ -205,14 +225,14 @@ impl Whole<'_> {
                 let name = format!("{location}: {}", policy.name());
                 self.traces.push(Trace { name, lines: run.lines.clone() });
             }
-            policies.insert(policy.name(), policy_report(&run));
+            policies.insert(policy.name(), policy_report(&run, self.system));
         }
         self.sublayers.push(SubLayerReport {
             name: location.clone(),
             phase: self.phase.to_owned(),
             shape: shape.clone(),
             devices: layer.divided.devices,
-            fused: layer.space.is_some(),
+            fused: layer.is_fused(),
             calls,
             policies,
             speedup,
@@ -222,14 +242,23 @@ impl Whole<'_> {
 
     fn report(self) -> Report {
         let us = |picoseconds: u64| Picoseconds(picoseconds).as_us();
-        let others = self.compute.saturating_add(self.communication);
+        let spent = |which: fn(&Spent) -> bool| {
+            self.spent
+                .iter()
+                .filter(|(on, _)| which(on))
+                .fold(0u64, |sum, (_, time)| sum.saturating_add(*time))
+        };
+        let compute = spent(|on| matches!(on, Spent::OtherProducts | Spent::Attention | Spent::Elementwise));
+        let communication = spent(|on| *on == Spent::OtherCommunication);
+        let others = compute.saturating_add(communication);
         let total =
             |policy: &Policy| self.sublayer_ps.get(policy).copied().unwrap_or(0).saturating_add(others);
         let sequential = total(&Policy::Sequential);
         let mut end_to_end = EndToEnd {
             sublayers_us: us(sequential - others),
-            compute_us: us(self.compute),
-            communication_us: us(self.communication),
+            compute_us: us(compute),
+            communication_us: us(communication),
+            breakdown_us: self.spent.iter().map(|(on, time)| (on.name(), us(*time))).collect(),
             ..EndToEnd::default()
         };
         let mut means = BTreeMap::new();
@@ -254,13 +283,53 @@ impl Whole<'_> {
             sublayers: self.sublayers,
             geomean: means,
             end_to_end,
+            events: self.runner.events,
             traces: self.traces,
         }
     }
 }
 
-fn policy_report(run: &Run) -> PolicyReport {
+/// What time is spent on, as the paper's break-down has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Spent {
+    Products,
+    ReduceScatter,
+    AllGather,
+    AllToAll,
+    OtherProducts,
+    Attention,
+    Elementwise,
+    OtherCommunication,
+}
+
+impl Spent {
+    fn part(name: &str) -> Self {
+        match name {
+            "reduce-scatter" => Spent::ReduceScatter,
+            "all-gather" => Spent::AllGather,
+            "all-to-all" => Spent::AllToAll,
+            _ => Spent::Products,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Spent::Products => "gemm",
+            Spent::ReduceScatter => "reduce-scatter",
+            Spent::AllGather => "all-gather",
+            Spent::AllToAll => "all-to-all",
+            Spent::OtherProducts => "other-gemm",
+            Spent::Attention => "attention",
+            Spent::Elementwise => "elementwise",
+            Spent::OtherCommunication => "other-communication",
+        }
+    }
+}
+
+fn policy_report(run: &Run, system: &System) -> PolicyReport {
     let traffic = run.parts.iter().fold(Traffic::default(), |sum, part| sum + part.outcome.traffic);
+    let sent: u64 = run.parts.iter().map(|part| part.outcome.sent).sum();
+    let possible = run.time.as_seconds() * system.link.bandwidth as f64;
     PolicyReport {
         time_us: run.time.as_us(),
         dram_bytes: traffic.into(),
@@ -269,6 +338,8 @@ fn policy_report(run: &Run) -> PolicyReport {
             .iter()
             .map(|part| PartReport { name: part.name, time_us: part.outcome.time.as_us() })
             .collect(),
+        link_bytes: sent,
+        link_utilisation: if possible > 0.0 { sent as f64 / possible } else { 0.0 },
         blocks_fired: run.parts.iter().map(|part| part.outcome.fired).sum(),
         tracker_peak: run.parts.iter().map(|part| part.outcome.tracker_peak).max().unwrap_or(0),
     }

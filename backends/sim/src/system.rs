@@ -15,6 +15,10 @@ pub enum Topology {
     Ring,
     /// Each device to every other by a link of its own.
     FullyConnected,
+    /// Each device to a switch, by a line in each direction.
+    Switch,
+    /// The same with a switch that adds contributions as they pass and copies what all want.
+    ReducingSwitch,
 }
 
 /// The compute units and what one work-group does.
@@ -40,6 +44,30 @@ pub struct Compute {
     pub k_step: u64,
     /// From the host's launch to the first work-group.
     pub kernel_launch: Picoseconds,
+    /// Bytes a second, loads and stores together, that one unit moves when it runs a collective.
+    pub unit_bandwidth: u64,
+    /// Wavefronts of a work-group: each has a counter of its own in the tracker.
+    pub wavefronts_per_workgroup: u64,
+}
+
+/// What part of a limit measured kernels reach, for work that is not simulated tile by tile.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Efficiency {
+    /// Of the matrix pipelines, in attention.
+    pub attention_percent: u64,
+    /// Of the memory's bandwidth, in elementwise work, norms and look-ups.
+    pub memory_percent: u64,
+}
+
+/// One device that is slower than the others. All devices are simulated then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Straggler {
+    /// Which.
+    pub device: u32,
+    /// Its arithmetic, in percent of the others'.
+    pub compute_percent: u64,
+    /// Its links, in percent of the others'.
+    pub link_percent: u64,
 }
 
 /// Which item leaves a full cache.
@@ -121,8 +149,10 @@ pub struct Link {
 /// Tracker and DMA engine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Trigger {
-    /// Blocks that the tracker can follow at a time.
+    /// Sets of the tracker's table.
     pub tracker_entries: u64,
+    /// Counters of a set.
+    pub tracker_ways: u64,
     /// From the last update to the transfer's first access.
     pub latency: Picoseconds,
     /// Packets that one device's sender has under way between memory and link.
@@ -148,6 +178,10 @@ pub struct System {
     pub arbitration: Arbitration,
     /// Links.
     pub link: Link,
+    /// What measured kernels reach.
+    pub efficiency: Efficiency,
+    /// A slower device, if there is one.
+    pub straggler: Option<Straggler>,
 }
 
 fn read(path: &str) -> Result<String, Error> {
@@ -202,6 +236,11 @@ impl System {
             trigger: Trigger::read(root.table("trigger")?)?,
             arbitration: Arbitration::read(root.table("arbitration")?)?,
             link: Link::read(root.table("link")?)?,
+            efficiency: Efficiency::read(root.table("efficiency")?)?,
+            straggler: match root.has("straggler") {
+                true => Some(Straggler::read(root.table("straggler")?)?),
+                false => None,
+            },
         };
         root.finish()?;
         Ok(system)
@@ -244,6 +283,8 @@ impl Compute {
             tile_columns: fields.count("tile_columns")?,
             k_step: fields.count("k_step")?,
             kernel_launch: Picoseconds(fields.quantity("kernel_launch", Dimension::Time)?),
+            unit_bandwidth: fields.quantity("unit_bandwidth", Dimension::Bandwidth)?,
+            wavefronts_per_workgroup: fields.count("wavefronts_per_workgroup")?,
         };
         fields.finish()?;
         Ok(read)
@@ -310,8 +351,32 @@ impl Trigger {
     fn read(mut fields: Fields) -> Result<Self, Error> {
         let read = Self {
             tracker_entries: fields.count("tracker_entries")?,
+            tracker_ways: fields.count("tracker_ways")?,
             latency: Picoseconds(fields.quantity("latency", Dimension::Time)?),
             outstanding: fields.count("outstanding")?,
+        };
+        fields.finish()?;
+        Ok(read)
+    }
+}
+
+impl Efficiency {
+    fn read(mut fields: Fields) -> Result<Self, Error> {
+        let read = Self {
+            attention_percent: fields.percent("attention_percent")?,
+            memory_percent: fields.percent("memory_percent")?,
+        };
+        fields.finish()?;
+        Ok(read)
+    }
+}
+
+impl Straggler {
+    fn read(mut fields: Fields) -> Result<Self, Error> {
+        let read = Self {
+            device: u32::try_from(fields.index("device")?).unwrap_or(u32::MAX),
+            compute_percent: fields.percent("compute_percent")?,
+            link_percent: fields.percent("link_percent")?,
         };
         fields.finish()?;
         Ok(read)
@@ -332,7 +397,12 @@ impl Arbitration {
 
 impl Link {
     fn read(mut fields: Fields) -> Result<Self, Error> {
-        let topologies = [("ring", Topology::Ring), ("fully-connected", Topology::FullyConnected)];
+        let topologies = [
+            ("ring", Topology::Ring),
+            ("fully-connected", Topology::FullyConnected),
+            ("switch", Topology::Switch),
+            ("reducing-switch", Topology::ReducingSwitch),
+        ];
         let read = Self {
             topology: fields.choice("topology", &topologies)?,
             bandwidth: fields.quantity("bandwidth", Dimension::Bandwidth)?,
@@ -398,7 +468,9 @@ mod tests {
         let at = line("topology");
         assert_eq!(
             edited("\"ring\"", "\"star\""),
-            format!("s.toml:{at}: `link.topology`: `star` is not one of ring, fully-connected")
+            format!(
+                "s.toml:{at}: `link.topology`: `star` is not one of ring, fully-connected, switch, reducing-switch"
+            )
         );
         assert_eq!(
             edited("topology =", "topolgy ="),

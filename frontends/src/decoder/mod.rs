@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub use config::{Activation, DecoderConfig, Rope, RopeScaling, TensorNames};
 pub use loss::Objective;
-use t3c_ir::{Element, Location};
+use t3c_ir::{Element, Location, Splits};
 
 use crate::{Error, ModelInfo, Options, Parameter, Phase, Place, info::degrees, json::Source};
 
@@ -213,9 +213,15 @@ impl Weight {
             name: format!("{prefix}{}.weight", self.module),
             shape: self.shape.clone(),
             checkpoint_shape: self.checkpoint.clone(),
-            split: self.split,
+            split: self.splits(),
             element,
         }
+    }
+
+    /// The grid axes that split each dimension.
+    fn splits(&self) -> Splits {
+        let axes = |at: usize| if self.split == Some(at) { vec![layer::TP_AXIS] } else { vec![] };
+        (0..self.shape.len()).map(axes).collect()
     }
 }
 

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use melior::ir::operation::OperationLike;
 use t3c_ir::{
-    Builder, Context, Location, Module, TensorType, Val, ffi,
+    Builder, Context, Location, Module, Splits, TensorType, Val, ffi,
     function::{self, Function, Port, Signature, add_function},
     walk,
 };
 
-use super::{Block, ModelGraph, Op, ParameterSpec, Split, Splits, losses, ops};
+use super::{Block, ModelGraph, Op, ParameterSpec, Split, losses, ops};
 use crate::{
     Phase,
     error::{Error, Field},
@@ -143,7 +143,7 @@ impl ModelGraph {
             return Ok(values);
         }
         let annotate = |((name, splits), value): ((&str, Splits), Val<'c, 'a>)| {
-            shard(&b.named(&format!("{prefix}{name}")), value, &splits)
+            Ok(b.named(&format!("{prefix}{name}")).shard(value, GRID, &splits)?)
         };
         shards.zip(values).map(annotate).collect()
     }
@@ -172,7 +172,10 @@ impl ModelGraph {
     ) -> Result<Val<'c, 'a>, Error> {
         let splits = self.sizes.degrees.splits(split);
         let asks = split.iter().all(|split| split.0.is_empty()) || splits.iter().any(|axes| !axes.is_empty());
-        if asks && self.is_annotated() { shard(b, value, &splits) } else { Ok(value) }
+        match asks && self.is_annotated() {
+            true => Ok(b.shard(value, GRID, &splits)?),
+            false => Ok(value),
+        }
     }
 
     fn add_entry(&self, module: &Module<'_>, callees: &BTreeMap<&str, Callee>) -> Result<(), Error> {
@@ -218,8 +221,9 @@ impl ModelGraph {
         let b = Builder::at_end(module.context().mlir(), block, location);
         let own = values.split_off(inputs + seeds);
         let seed_values = values.split_off(inputs);
-        let names = self.info.parameters.iter().map(|parameter| parameter.name.as_str());
-        let annotated = self.annotate(&b, "", names.zip(self.splits.iter().cloned()), own)?;
+        let shards =
+            self.info.parameters.iter().map(|parameter| (parameter.name.as_str(), parameter.split.clone()));
+        let annotated = self.annotate(&b, "", shards, own)?;
         let values = self.annotate_inputs(&b, "", &self.model.inputs, values)?;
         let prefix = String::new();
         let mut scope = Scope { graph: self, module, b, path: "ops".into(), prefix, values: BTreeMap::new() };
@@ -278,12 +282,6 @@ fn erase_unused(entry: Function<'_, '_>) {
             ffi::erase(operation);
         }
     }
-}
-
-/// `value`, annotated with the axes that split each of its dimensions.
-fn shard<'c, 'a>(b: &Builder<'c, 'a>, value: Val<'c, 'a>, splits: &Splits) -> Result<Val<'c, 'a>, Error> {
-    let single: Vec<Option<usize>> = splits.iter().map(|axes| axes.first().copied()).collect();
-    Ok(b.shard(value, GRID, &single)?)
 }
 
 impl<'c, 'a> Scope<'_, 'c, 'a> {

@@ -1,6 +1,5 @@
 //! Explicit collectives: a graph that has any says what one device does.
 
-use melior::ir::operation::OperationLike;
 use t3c_ir::{
     Builder, TensorType, Val,
     attributes::{index_attr, named, symbol_attr},

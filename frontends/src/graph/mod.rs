@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub use op::{Combine, Op};
 pub use schema::{Axis, Block, DType, Extent, Input, Model, Parallelism, ParameterSpec, Split};
 use sizes::{LARGEST_DEGREE, Sizes, check_shard};
-use t3c_ir::{Element, TensorType};
+use t3c_ir::{Element, Splits, TensorType};
 
 use crate::{
     Options, Parameter, Phase,
@@ -34,13 +34,9 @@ pub struct ModelGraph {
     phase: Phase,
     element: Element,
     info: ModelInfo,
-    /// What splits each of the parameters.
-    splits: Vec<Splits>,
     source: Option<Arc<Source>>,
 }
 
-/// The grid axes that split each dimension, outermost first.
-type Splits = Vec<Vec<usize>>;
 
 /// The JSON Schema of `model.json`.
 pub fn json_schema() -> serde_json::Value {
@@ -92,7 +88,7 @@ impl ModelGraph {
             element,
             degrees: Vec::new(),
         };
-        let mut graph = Self { model, sizes, phase: options.phase, element, info, splits: vec![], source };
+        let mut graph = Self { model, sizes, phase: options.phase, element, info, source };
         graph.check_kind()?;
         graph.fill_info()?;
         Ok(graph)
@@ -105,8 +101,6 @@ impl ModelGraph {
 
     fn fill_info(&mut self) -> Result<(), Error> {
         let mut parameters = self.parameters("parameters", &self.model.parameters, "")?;
-        let mut splits =
-            self.model.parameters.iter().map(|spec| self.splits_of_parameter(spec)).collect::<Vec<_>>();
         let mut layers = 0;
         for (index, op) in self.model.ops.iter().enumerate() {
             let Op::Repeat { block, count, prefix, .. } = op else { continue };
@@ -115,7 +109,6 @@ impl ModelGraph {
             layers += count;
             let path = format!("blocks.{name}.parameters");
             for repetition in 0..count {
-                splits.extend(body.parameters.iter().map(|spec| self.splits_of_parameter(spec)));
                 parameters.extend(self.parameters(
                     &path,
                     &body.parameters,
@@ -126,7 +119,6 @@ impl ModelGraph {
         self.info.degrees = self.degrees();
         self.info.layers = layers.max(1);
         self.info.parameters = parameters;
-        self.splits = splits;
         self.check_degree()
     }
 
@@ -247,7 +239,7 @@ impl ModelGraph {
             Ok(Parameter {
                 name: format!("{prefix}{}", spec.name),
                 checkpoint_shape: shape.clone(),
-                split: self.splits(&spec.shard, shape.len()).iter().position(|axes| !axes.is_empty()),
+                split: self.splits(&spec.shard, shape.len()),
                 shape,
                 element: self.element,
             })

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ring;
+use crate::{Algorithm, CollectiveKind, ring};
 
 /// Where the producer's stores of a chunk land.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -87,9 +87,67 @@ pub fn configure_ring_reduce_scatter(devices: u32) -> Vec<Chunk> {
         .collect()
 }
 
+/// The address space of a producer whose every chunk goes straight to its owner: `N` slots there, which the owner
+/// adds in ring order once all are filled.
+///
+/// Production is staggered as on the ring, so that no two devices store to one owner at the same time.
+pub fn configure_direct_reduce_scatter(devices: u32) -> Vec<Chunk> {
+    direct(devices, Trigger::Reduce)
+}
+
+/// The address space of a producer followed by an all-to-all: piece `d + k` is stored at device `d + k`, in the
+/// slot of its sender. A device is done when one piece of every device has arrived.
+pub fn configure_all_to_all(devices: u32) -> Vec<Chunk> {
+    direct(devices, Trigger::Done)
+}
+
+fn direct(devices: u32, last: Trigger) -> Vec<Chunk> {
+    (0..devices)
+        .map(|step| match ring::produced_chunk(0, step, devices) {
+            0 => {
+                let trigger = if devices == 1 { Trigger::Done } else { last };
+                Chunk { relative: 0, store: Store::Local, op: Op::Store, threshold: devices, trigger }
+            }
+            relative => Chunk {
+                relative,
+                store: Store::Remote(relative),
+                op: Op::Store,
+                threshold: 0,
+                trigger: Trigger::None,
+            },
+        })
+        .collect()
+}
+
+/// The address space of a producer followed by a collective; `None` for collectives that none feeds chunk by chunk.
+pub fn configure_address_space(
+    kind: CollectiveKind,
+    algorithm: Algorithm,
+    devices: u32,
+) -> Option<Vec<Chunk>> {
+    match (kind, algorithm) {
+        (CollectiveKind::ReduceScatter, Algorithm::Ring) => Some(configure_ring_reduce_scatter(devices)),
+        (CollectiveKind::ReduceScatter, Algorithm::Direct) => Some(configure_direct_reduce_scatter(devices)),
+        (CollectiveKind::AllToAll, _) => Some(configure_all_to_all(devices)),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn direct_stores_go_to_the_owner_and_the_owner_comes_last() {
+        let chunks = configure_direct_reduce_scatter(3);
+        assert_eq!(
+            chunks.iter().map(|c| c.store).collect::<Vec<_>>(),
+            [Store::Remote(1), Store::Remote(2), Store::Local]
+        );
+        assert_eq!((chunks[2].threshold, chunks[2].trigger), (3, Trigger::Reduce));
+        assert_eq!(configure_all_to_all(3)[2].trigger, Trigger::Done);
+        assert_eq!(configure_address_space(CollectiveKind::AllReduce, Algorithm::Ring, 3), None);
+    }
 
     #[test]
     fn four_devices_as_in_the_paper() {

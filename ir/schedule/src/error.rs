@@ -96,11 +96,88 @@ pub enum AddressSpaceError {
         /// The chunk.
         relative: u32,
     },
+    /// An update in a map that must keep pieces apart.
+    #[error("chunk +{relative} is added where it lands, but an all-to-all keeps pieces apart")]
+    Added {
+        /// The chunk.
+        relative: u32,
+    },
+    /// A transfer or a reduction in a map that only stores.
+    #[error("chunk +{relative} triggers a transfer or a reduction, but an all-to-all has neither")]
+    Forwarded {
+        /// The chunk.
+        relative: u32,
+    },
     /// Transfers that wait for each other around the group.
     #[error("the transfer of chunk +{relative} waits for itself around the group")]
     CycleOfWaits {
         /// A chunk on the cycle.
         relative: u32,
+    },
+}
+
+/// Why arrivals do not perform their gather. Each renders to one sentence.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ArrivalError {
+    /// Only gathers and all-to-alls have arrivals.
+    #[error("nothing arrives part by part from this collective")]
+    Collective,
+    /// Not one arrival a device.
+    #[error("{entries} parts arrive from {devices} devices: each gives exactly one")]
+    WrongCount {
+        /// Entries.
+        entries: usize,
+        /// Devices of the group.
+        devices: u32,
+    },
+    /// A number beyond the group.
+    #[error("part +{relative} names distance +{distance}, which is not one of the {devices} devices")]
+    OutOfRange {
+        /// The part.
+        relative: u32,
+        /// The distance it names.
+        distance: u32,
+        /// Devices of the group.
+        devices: u32,
+    },
+    /// Two entries for one part.
+    #[error("part +{relative} arrives twice")]
+    Twice {
+        /// The part.
+        relative: u32,
+    },
+    /// The device's own part is used before others, and comes from nowhere else.
+    #[error("a device's own part must come first, from itself")]
+    OwnFirst,
+    /// The device that a part is to come from does not send it.
+    #[error("part +{relative} is to come from +{from}, which does not send it")]
+    NotSent {
+        /// The part.
+        relative: u32,
+        /// The sender.
+        from: u32,
+    },
+    /// A part that is sent to a device that takes it from another.
+    #[error("part +{relative} is sent to +{to}, which does not take it from here")]
+    NotTaken {
+        /// The part.
+        relative: u32,
+        /// The receiver.
+        to: u32,
+    },
+    /// A part that never leaves its owner.
+    #[error("part +{relative} waits for itself around the group")]
+    CycleOfWaits {
+        /// The part.
+        relative: u32,
+    },
+    /// A piece of an all-to-all that another device than its maker hands on.
+    #[error("piece +{relative} comes from +{from}: only its maker has it")]
+    HandedOn {
+        /// The piece.
+        relative: u32,
+        /// The sender.
+        from: u32,
     },
 }
 
@@ -309,6 +386,9 @@ pub enum StepError {
     /// The address space.
     #[error(transparent)]
     AddressSpace(#[from] AddressSpaceError),
+    /// The arrivals.
+    #[error(transparent)]
+    Arrival(#[from] ArrivalError),
     /// A transfer that stays at home or leaves the grid.
     #[error("it sends to distance +{to} among {devices} devices")]
     TransferTarget {

@@ -16,6 +16,29 @@ pub fn verify_address_space(chunks: &[Chunk], devices: u32) -> Result<(), Addres
     thresholds_equal_arrivals(chunks, devices)
 }
 
+/// Checks that the map performs an all-to-all: every piece is stored once, at its owner, in a slot of its own,
+/// and the owner is done when one piece of every device has arrived.
+pub fn verify_exchange(chunks: &[Chunk], devices: u32) -> Result<(), AddressSpaceError> {
+    chunks_partition_the_output(chunks, devices)?;
+    distances_stay_in_the_group(chunks, devices)?;
+    for chunk in chunks {
+        let relative = chunk.relative;
+        if chunk.op == Op::Update {
+            return Err(AddressSpaceError::Added { relative });
+        }
+        match chunk.trigger {
+            Trigger::Dma { .. } | Trigger::Reduce => return Err(AddressSpaceError::Forwarded { relative }),
+            _ if landing(chunk, devices) != 0 => {
+                return Err(AddressSpaceError::ContributionMissing { relative });
+            }
+            Trigger::Done if relative != 0 => return Err(AddressSpaceError::WrongOwner { relative }),
+            Trigger::None if relative == 0 => return Err(AddressSpaceError::Owners { owners: 0 }),
+            _ => {}
+        }
+    }
+    thresholds_equal_arrivals(chunks, devices)
+}
+
 /// Each of the group's chunks is produced exactly once.
 pub fn chunks_partition_the_output(chunks: &[Chunk], devices: u32) -> Result<(), AddressSpaceError> {
     if devices == 0 {
@@ -209,33 +232,40 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::configure_ring_reduce_scatter;
-
-    fn direct(devices: u32) -> Vec<Chunk> {
-        let mut chunks: Vec<Chunk> = (1..devices)
-            .map(|relative| Chunk {
-                relative,
-                store: Store::Remote(relative),
-                op: Op::Store,
-                threshold: 0,
-                trigger: Trigger::None,
-            })
-            .collect();
-        chunks.push(Chunk {
-            relative: 0,
-            store: Store::Local,
-            op: Op::Store,
-            threshold: devices,
-            trigger: Trigger::Reduce,
-        });
-        chunks
-    }
+    use crate::{configure_all_to_all, configure_direct_reduce_scatter, configure_ring_reduce_scatter};
 
     #[test]
     fn direct_stores_are_an_address_space_too() {
-        for devices in 2..9 {
-            verify_address_space(&direct(devices), devices).unwrap();
+        for devices in 2..18 {
+            verify_address_space(&configure_direct_reduce_scatter(devices), devices).unwrap();
         }
+    }
+
+    #[test]
+    fn an_exchange_is_no_reduction() {
+        for devices in 2..18 {
+            let chunks = configure_all_to_all(devices);
+            verify_exchange(&chunks, devices).unwrap();
+            assert!(matches!(
+                verify_address_space(&chunks, devices),
+                Err(AddressSpaceError::Overwritten { .. })
+            ));
+            let reduction = verify_exchange(&configure_direct_reduce_scatter(devices), devices);
+            assert_eq!(reduction, Err(AddressSpaceError::Forwarded { relative: 0 }));
+        }
+        let broken = |change: &dyn Fn(&mut Vec<Chunk>)| {
+            let mut chunks = configure_all_to_all(4);
+            change(&mut chunks);
+            verify_exchange(&chunks, 4).unwrap_err()
+        };
+        use AddressSpaceError::*;
+        assert_eq!(broken(&|c| c[0].store = Store::Remote(2)), ContributionMissing { relative: 1 });
+        assert_eq!(broken(&|c| c[1].op = Op::Update), Added { relative: 2 });
+        assert_eq!(
+            broken(&|c| c[3].threshold = 3),
+            WrongThreshold { relative: 0, threshold: 3, arrivals: 4 }
+        );
+        assert_eq!(broken(&|c| c[3].trigger = Trigger::None), Owners { owners: 0 });
     }
 
     #[test]
@@ -329,14 +359,17 @@ mod tests {
 
         /// Any single change of a threshold, a distance or a trigger of the ring is noticed.
         #[test]
-        fn no_mutation_passes(devices in 2u32..18, at in 0usize..17, kind in 0..3) {
-            let mut chunks = configure_ring_reduce_scatter(devices);
+        fn no_mutation_passes(devices in 2u32..18, at in 0usize..17, kind in 0..3, direct: bool) {
+            let mut chunks = match direct {
+                true => configure_direct_reduce_scatter(devices),
+                false => configure_ring_reduce_scatter(devices),
+            };
             let at = at % chunks.len();
             match kind {
                 0 => chunks[at].threshold += 1,
                 1 => chunks[at].relative = (chunks[at].relative + 1) % devices,
                 _ => chunks[at].trigger = match chunks[at].trigger {
-                    Trigger::Done => Trigger::None,
+                    Trigger::Done | Trigger::Reduce => Trigger::None,
                     _ => Trigger::Done,
                 },
             }

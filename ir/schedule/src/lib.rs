@@ -7,6 +7,7 @@
 //! Knows nothing but numbers and names: neither MLIR nor LLVM, neither model files nor machines.
 
 pub mod address_space;
+pub mod arrivals;
 pub mod chunks;
 pub mod cost;
 pub mod effects;
@@ -20,10 +21,14 @@ mod text;
 mod types;
 pub mod wellformed;
 
-pub use address_space::{Chunk, Op, Store, Trigger, configure_ring_reduce_scatter};
+pub use address_space::{
+    Chunk, Op, Store, Trigger, configure_address_space, configure_all_to_all,
+    configure_direct_reduce_scatter, configure_ring_reduce_scatter,
+};
+pub use arrivals::{Arrival, configure_arrivals, verify_arrivals};
 pub use effects::{Effects, connect, dependencies};
-pub use error::{AddressSpaceError, Error, StepError};
-pub use invariants::verify_address_space;
+pub use error::{AddressSpaceError, ArrivalError, Error, StepError};
+pub use invariants::{verify_address_space, verify_exchange};
 pub use json::{from_json, to_json};
 pub use types::*;
 pub use wellformed::{verify, verify_address_spaces, verify_structure};

@@ -43,6 +43,7 @@ fn collective(
         kind,
         axes: vec![0],
         dimension,
+        concatenate: None,
         reduction: Reduction::Sum,
         bytes,
         algorithm: Algorithm::Ring,

@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Formatter, Write as _};
 
 use crate::{
-    Buffer, Chunk, Collective, CollectiveKind, Compute, Element, Op, Program, Schedule, Step, StepKind,
-    Store, Trigger, Work, invariants::seen_from,
+    Arrival, Buffer, Chunk, Collective, CollectiveKind, Compute, Element, Op, Program, Schedule, Step,
+    StepKind, Store, Trigger, Work, invariants::seen_from,
 };
 
 impl Display for Element {
@@ -39,6 +39,17 @@ impl Display for CollectiveKind {
             CollectiveKind::AllToAll => "all_to_all",
             CollectiveKind::AllSlice => "all_slice",
         })
+    }
+}
+
+impl Display for Arrival {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        match self.from {
+            0 => write!(f, "part d+{}: own", self.relative)?,
+            from => write!(f, "part d+{}: from +{from}", self.relative)?,
+        }
+        let to: Vec<String> = self.sends.iter().map(|to| format!("+{to}")).collect();
+        if to.is_empty() { Ok(()) } else { write!(f, ", to {}", to.join(" ")) }
     }
 }
 
@@ -117,7 +128,12 @@ fn write_step(f: &mut Formatter, schedule: &Schedule, program: &Program, step: &
         }
         StepKind::Consume(consume) => {
             let what = collective(schedule, program, &consume.collective);
-            writeln!(f, "consume {what} // {}", step.location)?;
+            write!(f, "consume {what}")?;
+            if !consume.arrivals.is_empty() {
+                write!(f, ", blocks of {}", consume.block)?;
+            }
+            writeln!(f, " // {}", step.location)?;
+            consume.arrivals.iter().try_for_each(|arrival| writeln!(f, "      {arrival}"))?;
             consume
                 .consumers
                 .iter()
@@ -146,8 +162,9 @@ fn collective(schedule: &Schedule, program: &Program, collective: &Collective) -
         .iter()
         .map(|&axis| schedule.grid.axes.get(axis).map_or("?", |axis| axis.name.as_str()))
         .collect();
+    let to = collective.concatenate.map_or(String::new(), |to| format!(" to {to}"));
     format!(
-        "{} = {} {} over {} along {}",
+        "{} = {} {} over {} along {}{to}",
         list(program, &[collective.output]),
         collective.kind,
         list(program, &[collective.input]),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Chunk;
+use crate::{Arrival, Chunk};
 
 /// The version string of the JSON form.
 pub const SCHEMA: &str = "t3c.schedule/1";
@@ -67,15 +67,19 @@ impl Grid {
     }
 
     /// The members of `device`'s group along `axes`, in ring order (row-major order of their
-    /// coordinates along `axes`), and the position of `device` among them.
+    /// coordinates along `axes`, the first axis outermost), and the position of `device` among them.
     pub fn group(&self, device: u32, axes: &[usize]) -> (Vec<u32>, u32) {
         let own = self.coordinates(device);
-        let members: Vec<u32> = (0..self.devices())
+        let mut members: Vec<u32> = (0..self.devices())
             .filter(|&other| {
                 let theirs = self.coordinates(other);
                 (0..own.len()).all(|axis| axes.contains(&axis) || own[axis] == theirs[axis])
             })
             .collect();
+        members.sort_by_cached_key(|&member| {
+            let coordinates = self.coordinates(member);
+            axes.iter().map(|&axis| coordinates.get(axis).copied().unwrap_or(0)).collect::<Vec<_>>()
+        });
         let position = members.iter().position(|&member| member == device).unwrap_or(0);
         (members, position as u32)
     }
@@ -278,10 +282,13 @@ impl Contraction {
 }
 
 /// A producer whose stores are the collective's first transfer.
+///
+/// Its producers run in order. Products that write one buffer add into it, so that the buffer holds their sum;
+/// what follows them (a unit, elementwise work) reads buffers that earlier ones wrote. The last one writes the
+/// device's contribution.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fused {
-    /// The products whose sum is reduced, in program order. All write the same shape; the contribution
-    /// of a device is their sum.
+    /// The work that makes the contribution, in program order.
     pub producers: Vec<Compute>,
     /// The collective that the producer's stores perform.
     pub collective: Collective,
@@ -302,10 +309,21 @@ pub struct Fused {
 pub struct Consume {
     /// The gather whose parts are read as they arrive.
     pub collective: Collective,
-    /// The gathered dimension.
+    /// The gathered dimension of the whole value: for an all-to-all, where the received pieces lie.
     pub dimension: usize,
-    /// The readers.
+    /// How the parts reach the device, in the order in which the readers use them. Empty where no address space
+    /// is configured: the gather comes before its readers, which every backend may do in any case.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arrivals: Vec<Arrival>,
+    /// Indices along `dimension` that one transfer moves.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub block: u64,
+    /// The readers, and the elementwise work between the gather and them, in program order.
     pub consumers: Vec<Compute>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Which collective.
@@ -346,11 +364,15 @@ pub struct Collective {
     pub kind: CollectiveKind,
     /// Grid axes of the group, outermost first.
     pub axes: Vec<usize>,
-    /// The dimension that is scattered or gathered; 0 for an all-reduce.
+    /// The dimension that is scattered, gathered or (all-to-all) split; 0 for an all-reduce.
     pub dimension: usize,
+    /// Where an all-to-all lays the received pieces, one after the other in ring order; `None` for the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concatenate: Option<usize>,
     /// For the reducing kinds.
     pub reduction: Reduction,
-    /// Bytes of the whole (unscattered, gathered) value.
+    /// Bytes of the whole (unscattered, gathered) value. Of an all-to-all: those that really move or stay, which
+    /// are fewer than the operand's where its rows are padded.
     pub bytes: u64,
     /// How it runs.
     pub algorithm: Algorithm,

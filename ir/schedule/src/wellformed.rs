@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    Buffer, BufferId, Collective, CollectiveKind, Compute, Contraction, Error, Fused, Program, SCHEMA,
-    Schedule, Step, StepError, StepKind, Work, chunks::chunk_range, effects::effects, invariants,
+    Buffer, BufferId, Collective, CollectiveKind, Compute, Consume, Contraction, Error, Fused, Program,
+    SCHEMA, Schedule, Step, StepError, StepKind, Work, arrivals, chunks::chunk_range, effects::effects,
+    invariants,
 };
 
 /// The most bytes of a buffer, operations of a contraction, and devices of a grid that the arithmetic
@@ -22,18 +23,36 @@ pub fn verify(schedule: &Schedule) -> Result<(), Error> {
 pub fn verify_address_spaces(schedule: &Schedule) -> Result<(), Error> {
     for program in &schedule.programs {
         for (index, step) in program.steps.iter().enumerate() {
-            let StepKind::Fused(fused) = &step.kind else { continue };
-            if fused.collective.kind != CollectiveKind::ReduceScatter {
-                continue;
-            }
-            let devices = schedule.grid.group_size(&fused.collective.axes);
-            invariants::verify_address_space(&fused.chunks, devices)
-                .map_err(StepError::from)
-                .and_then(|()| invariants::tracked_blocks_fire_once(fused, devices))
-                .map_err(|error| at(program, index, step, error))?;
+            let checked = match &step.kind {
+                StepKind::Fused(fused) => verify_trackers(schedule, fused),
+                StepKind::Consume(consume) => verify_consume(schedule, consume),
+                _ => continue,
+            };
+            checked.map_err(|error| at(program, index, step, error))?;
         }
     }
     Ok(())
+}
+
+fn verify_trackers(schedule: &Schedule, fused: &Fused) -> Result<(), StepError> {
+    let devices = schedule.grid.group_size(&fused.collective.axes);
+    match fused.collective.kind {
+        CollectiveKind::ReduceScatter => invariants::verify_address_space(&fused.chunks, devices)?,
+        CollectiveKind::AllToAll => invariants::verify_exchange(&fused.chunks, devices)?,
+        _ => return Ok(()),
+    }
+    invariants::tracked_blocks_fire_once(fused, devices)
+}
+
+fn verify_consume(schedule: &Schedule, consume: &Consume) -> Result<(), StepError> {
+    if consume.arrivals.is_empty() {
+        return Ok(());
+    }
+    if consume.block == 0 {
+        return Err(StepError::EmptyBlock);
+    }
+    let devices = schedule.grid.group_size(&consume.collective.axes);
+    Ok(arrivals::verify_arrivals(consume.collective.kind, &consume.arrivals, devices)?)
 }
 
 fn at(program: &Program, index: usize, step: &Step, error: StepError) -> Error {
@@ -292,7 +311,11 @@ fn verify_collective(schedule: &Schedule, program: &Program, c: &Collective) -> 
         CollectiveKind::AllReduce => return shape_is(output, input.shape.clone()),
         CollectiveKind::ReduceScatter | CollectiveKind::AllSlice => (input, output),
         CollectiveKind::AllGather => (output, input),
-        CollectiveKind::AllToAll => return bytes_are(c, input),
+        CollectiveKind::AllToAll => {
+            shape_is(output, exchanged_shape(&input.shape, c, devices)?)?;
+            // Padded rows need not move.
+            return if c.bytes <= input.bytes() { Ok(()) } else { bytes_are(c, input) };
+        }
     };
     let part_shape = chunk_shape(&whole.shape, c.dimension, devices)?;
     shape_is(part, part_shape)?;
@@ -304,6 +327,15 @@ fn bytes_are(collective: &Collective, whole: &Buffer) -> Result<(), StepError> {
         return Ok(());
     }
     Err(StepError::Bytes { found: collective.bytes, expected: whole.bytes() })
+}
+
+/// The shape of a device's result of an all-to-all.
+fn exchanged_shape(operand: &[u64], c: &Collective, devices: u32) -> Result<Vec<u64>, StepError> {
+    let mut shape = chunk_shape(operand, c.dimension, devices)?;
+    let (dimension, rank) = (c.concatenate.unwrap_or(c.dimension), shape.len());
+    let extent = shape.get_mut(dimension).ok_or(StepError::NoDimension { dimension, rank })?;
+    *extent = extent.saturating_mul(u64::from(devices));
+    Ok(shape)
 }
 
 /// The shape of a device's chunk. A program is the same for all devices, so where the devices do not
@@ -326,10 +358,13 @@ fn verify_fused(schedule: &Schedule, program: &Program, fused: &Fused) -> Result
         return Err(StepError::Count { what, found: 0, expected: 1 });
     };
     shape_is(&program.buffers[partial], fused.shape.clone())?;
-    if fused.collective.kind == CollectiveKind::ReduceScatter {
-        let result = &program.buffers[fused.result];
-        let expected = chunk_shape(&fused.shape, fused.dimension, devices)?;
-        shape_is(result, expected)?;
+    let expected = match fused.collective.kind {
+        CollectiveKind::ReduceScatter => Some(chunk_shape(&fused.shape, fused.dimension, devices)?),
+        CollectiveKind::AllToAll => Some(exchanged_shape(&fused.shape, &fused.collective, devices)?),
+        _ => None,
+    };
+    if let Some(expected) = expected {
+        shape_is(&program.buffers[fused.result], expected)?;
         invariants::chunks_partition_the_output(&fused.chunks, devices)?;
         invariants::distances_stay_in_the_group(&fused.chunks, devices)?;
         if fused.block == 0 {

@@ -29,7 +29,7 @@ pub use self::{
 };
 use crate::{
     Blk, Error, Generic, Module, Op, TensorType, Val,
-    attributes::{integer, integers},
+    attributes::integers,
     ffi,
     function::{self, Function},
     views::{Collective, Consume, TrackAndTrigger},
@@ -269,7 +269,7 @@ impl<'c, 'a> Interpreter<'c, 'a> {
             grid: &self.grid,
             axes: collective.axes(),
             dimension,
-            concatenate: integer(collective.op, "concat_axis").map_or(dimension, |axis| axis as usize),
+            concatenate: collective.concatenate().unwrap_or(dimension),
             reduction: collective.reduction(),
         };
         exchange.run(input).map_err(|message| Error::at(collective.op, message))
@@ -285,7 +285,7 @@ impl<'c, 'a> Interpreter<'c, 'a> {
             grid: &self.grid,
             axes: fused.axes(),
             dimension: fused.dimension(),
-            concatenate: fused.dimension(),
+            concatenate: fused.concatenate().unwrap_or(fused.dimension()),
             reduction: t3c_schedule::Reduction::Sum,
         };
         exchange.run(&contribution).map_err(|message| Error::at(fused.0, message))
@@ -299,7 +299,7 @@ impl<'c, 'a> Interpreter<'c, 'a> {
             grid: &self.grid,
             axes: consume.axes(),
             dimension: consume.dimension(),
-            concatenate: consume.dimension(),
+            concatenate: consume.part_dimension(),
             reduction: t3c_schedule::Reduction::Sum,
         };
         if let Some(first) = inputs.first_mut() {

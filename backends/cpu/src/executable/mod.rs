@@ -4,27 +4,35 @@
 //! tell the tracker, and the arrival that meets the threshold moves the block on: the plain collective is gone.
 
 mod emit;
+mod exchange;
+mod packs;
 mod plan;
 mod prepare;
 mod state;
+#[cfg(test)]
+mod tests;
+mod unsafe_attention;
+mod unsafe_products;
 mod unsafe_run;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use t3c_ir::{Context, Module, TensorType, function::functions, units::unit_of};
+use t3c_ir::{Context, Module, Splits, TensorType, function::functions, units::unit_of};
 use t3c_runtime::Runtime;
 use t3c_schedule::{Element, Grid, Schedule};
 
 pub use emit::native_code;
 pub use plan::{Home, Instance, Plan, Value, ValueId};
-pub use state::{Split, State};
+pub use state::State;
 
 use crate::{
     Error,
     kernels::{Isa, Jit, JitBuilder, Kernels, Machine},
     lower::lower,
     unsafe_memory::Aligned,
+    unsafe_team::Team,
 };
+use packs::Pack;
 use prepare::{Preparation, Prepared};
 
 /// How an executable is made.
@@ -36,6 +44,8 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// Whether to record what the trackers do.
     pub trace: bool,
+    /// Threads of each device; 0 for the machine's cores divided among the devices. Results do not depend on it.
+    pub threads: usize,
     /// Random delays at every store, for tests.
     pub delays: Option<t3c_runtime::Delays>,
 }
@@ -48,7 +58,7 @@ pub struct Port {
     /// The whole tensor's type.
     pub r#type: TensorType,
     /// How it is divided among the devices.
-    pub split: Split,
+    pub split: Splits,
 }
 
 /// A compiled schedule.
@@ -61,9 +71,19 @@ pub struct Executable {
     results: Vec<Port>,
     runtime: Runtime,
     kernels: Kernels,
+    teams: Vec<Team>,
     arenas: Vec<Aligned>,
-    scratch: Vec<Aligned>,
+    scratch: Vec<Vec<ThreadMemory>>,
+    shared: Vec<Aligned>,
+    asides: Vec<Aligned>,
+    packs: Vec<Pack>,
     stack_entries: usize,
+}
+
+/// What each thread of a device has to itself.
+struct ThreadMemory {
+    floats: Aligned,
+    stack: Aligned,
 }
 
 impl std::fmt::Debug for Executable {
@@ -100,19 +120,14 @@ impl Executable {
             .collect();
         let scales: HashMap<String, f64> =
             all.iter().filter_map(|function| Some((function.name(), unit_of(*function)?.scale?))).collect();
-        let workspaces = lower(context, &kernels, &mut jit)?;
+        let compiled = lower(context, &kernels, &mut jit)?;
         prepare::emit_kernels(schedule, &mut jit)?;
         let code: Arc<Jit> = Arc::new(jit.finish()?);
         let kernels = Kernels::from_code(&machine, &prepare::head_dims(schedule), Arc::clone(&code))?;
-        let preparation = Preparation {
-            schedule,
-            machine: &machine,
-            workspaces: &workspaces,
-            code: &code,
-            scales: &scales,
-        };
+        let preparation =
+            Preparation { schedule, machine: &machine, compiled: &compiled, code: &code, scales: &scales };
         let prepared = preparation.all()?;
-        let plan = Plan::new(schedule)?;
+        let mut plan = Plan::new(schedule)?;
         let runtime_options =
             t3c_runtime::Options { timeout: options.timeout, trace: options.trace, delays: options.delays };
         let devices = schedule.grid.devices();
@@ -124,9 +139,18 @@ impl Executable {
         if (argument_ports.len(), result_ports.len()) != (entry.arguments.len(), entry.results.len()) {
             return Err(t3c_ir::Error::at(function.0, "does not match its schedule").into());
         }
+        let arguments = whole_ports(&argument_ports, "in", &schedule.grid)?;
+        let results = whole_ports(&result_ports, "out", &schedule.grid)?;
+        let packs = packs::find_packs(&mut plan, &prepared, (&arguments, &results));
+        let threads = threads_of(options.threads, devices);
+        let per_device = |bytes: usize| (0..devices).map(|_| Aligned::zeroed(bytes)).collect::<Vec<_>>();
+        let thread = || ThreadMemory {
+            floats: Aligned::zeroed(scratch_floats * 4),
+            stack: Aligned::zeroed(stack_entries * 4),
+        };
         Ok(Self {
-            arguments: whole_ports(&argument_ports, "in", &schedule.grid)?,
-            results: whole_ports(&result_ports, "out", &schedule.grid)?,
+            arguments,
+            results,
             runtime: Runtime::new(schedule, runtime_options)?,
             locations: schedule
                 .programs
@@ -134,8 +158,12 @@ impl Executable {
                 .map(|program| program.steps.iter().map(|step| step.location.clone()).collect())
                 .collect(),
             grid: schedule.grid.clone(),
-            arenas: (0..devices).map(|_| Aligned::zeroed(plan.arena)).collect(),
-            scratch: (0..devices).map(|_| Aligned::zeroed(scratch_floats * 4)).collect(),
+            teams: (0..devices).map(|_| Team::new(threads)).collect(),
+            arenas: per_device(plan.arena),
+            scratch: (0..devices).map(|_| (0..threads).map(|_| thread()).collect()).collect(),
+            shared: per_device(prepare::shared_floats(&prepared) * 4),
+            asides: per_device(prepare::aside_floats(&prepared) * 4),
+            packs,
             stack_entries,
             plan,
             prepared,
@@ -197,10 +225,13 @@ impl Executable {
             let bytes = self.plan.values[self.plan.results[index]].bytes();
             state.reserve(&pending(&port.name), &port.r#type, &port.split, bytes);
         }
-        self.execute(state)?;
+        let places = packs::places(&mut self.packs, &self.arguments, state);
+        self.execute(state, &places)?;
+        packs::packed(&self.packs, &places, &self.arguments, state);
         for &index in &fresh {
             let name = &self.results[index].name;
             if let Some(mut new) = state.entries.remove(&pending(name)) {
+                new.written();
                 // The old storage becomes the next run's: two runs never allocate.
                 if let Some(old) = state.entries.get_mut(name) {
                     std::mem::swap(old, &mut new);
@@ -219,6 +250,12 @@ impl Executable {
             .filter(|&index| self.plan.values[self.plan.results[index]].home == Home::Result(index))
             .collect()
     }
+}
+
+/// Threads of each of `devices`.
+fn threads_of(wanted: usize, devices: u32) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    if wanted > 0 { wanted } else { (cores() / devices.max(1) as usize).max(1) }
 }
 
 /// Where a result is written while the argument of the same name is still read.
@@ -250,33 +287,9 @@ fn whole_ports(ports: &[t3c_ir::function::Port], prefix: &str, grid: &Grid) -> R
 
 /// A partitioned port with its whole type.
 fn whole_port(port: &t3c_ir::function::Port, grid: &Grid) -> Result<Port, Error> {
-    let text = port
-        .attributes
-        .iter()
-        .find(|(name, _)| name == t3c_ir::function::SPLIT)
-        .map(|(_, text)| text.as_str());
-    let mut split: Split = text
-        .unwrap_or_default()
-        .trim_start_matches("array<i64")
-        .trim_start_matches(':')
-        .trim_end_matches('>')
-        .split(',')
-        .filter_map(|axis| axis.trim().parse::<i64>().ok())
-        .map(|axis| usize::try_from(axis).ok())
-        .collect();
-    split.resize(port.r#type.shape.len(), None);
-    let mut whole = port.r#type.clone();
-    for (extent, axis) in whole.shape.iter_mut().zip(&split) {
-        if let Some(axis) = axis {
-            let size = grid.axes.get(*axis).map_or(0, |axis| axis.size);
-            if size == 0 {
-                return Err(state::input(
-                    &port.name,
-                    format!("is divided along axis {axis}, which the grid lacks"),
-                ));
-            }
-            *extent *= u64::from(size);
-        }
-    }
+    let split = port.splits();
+    let shape = t3c_ir::splits::unblock(&port.r#type.shape, &split, grid)
+        .map_err(|error| state::input(&port.name, error.to_string()))?;
+    let whole = TensorType::new(shape, port.r#type.element);
     Ok(Port { name: port.name.clone(), r#type: whole, split })
 }

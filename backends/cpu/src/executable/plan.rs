@@ -36,6 +36,10 @@ pub struct Instance {
     pub reads: Vec<ValueId>,
     /// Values written.
     pub writes: Vec<ValueId>,
+    /// The readers of a consumed gather, as instances of their own.
+    pub readers: Vec<Instance>,
+    /// For each product, which packed weight it reads, if it reads one.
+    pub packed: Vec<Option<usize>>,
 }
 
 /// A value's size and place.
@@ -149,7 +153,14 @@ impl Expansion<'_> {
             self.step(program, step, &bound, depth)?;
         }
         for (source, result) in copies {
-            self.instances.push(Instance { program, step: None, reads: vec![source], writes: vec![result] });
+            self.instances.push(Instance {
+                program,
+                step: None,
+                reads: vec![source],
+                writes: vec![result],
+                readers: Vec::new(),
+                packed: Vec::new(),
+            });
         }
         Ok(())
     }
@@ -168,7 +179,21 @@ impl Expansion<'_> {
         let (reads, writes) = (map(&reads), map(&writes));
         // A copy needs no code.
         let is_copy = matches!(&step.kind, StepKind::Compute(Compute { work: Work::Copy, kernel: None, .. }));
-        self.instances.push(Instance { program, step: (!is_copy).then_some(step.id), reads, writes });
+        let consumers: &[Compute] = match &step.kind {
+            StepKind::Consume(consume) => &consume.consumers,
+            _ => &[],
+        };
+        let reader = |reader: &Compute| Instance {
+            program,
+            step: Some(step.id),
+            reads: map(&reader.reads),
+            writes: map(&reader.writes),
+            readers: Vec::new(),
+            packed: Vec::new(),
+        };
+        let readers = consumers.iter().map(reader).collect();
+        let step = (!is_copy).then_some(step.id);
+        self.instances.push(Instance { program, step, reads, writes, readers, packed: Vec::new() });
         Ok(())
     }
 
@@ -212,10 +237,9 @@ impl Expansion<'_> {
     }
 }
 
-/// Whether a step is this unit.
-pub fn is_unit(step: &Step, kind: UnitKind) -> bool {
-    matches!(&step.kind, StepKind::Compute(compute)
-        if matches!(&compute.work, Work::Unit { name, .. } if name == kind.name()))
+/// Whether local work is this unit.
+pub fn is_unit(compute: &Compute, kind: UnitKind) -> bool {
+    matches!(&compute.work, Work::Unit { name, .. } if name == kind.name())
 }
 
 /// Buffers that a step reads and writes.
@@ -228,9 +252,11 @@ pub fn operands(step: &Step) -> (Vec<BufferId>, Vec<BufferId>) {
         }
         StepKind::Collective(collective) => (vec![collective.input], vec![collective.output]),
         StepKind::Consume(consume) => {
-            let reads = consume.consumers.iter().flat_map(|consumer| consumer.reads.clone()).collect();
-            let writes = consume.consumers.iter().flat_map(|consumer| consumer.writes.clone()).collect();
-            (reads, writes)
+            let readers = || consume.consumers.iter();
+            let reads = readers().flat_map(|reader| reader.reads.clone());
+            let writes = readers().flat_map(|reader| reader.writes.clone());
+            let (input, output) = (consume.collective.input, consume.collective.output);
+            (std::iter::once(input).chain(reads).collect(), std::iter::once(output).chain(writes).collect())
         }
         StepKind::Transfer { buffer, .. } => (vec![*buffer], Vec::new()),
         StepKind::Call { arguments, results, .. } => (arguments.clone(), results.clone()),

@@ -4,15 +4,14 @@ use std::collections::HashMap;
 
 use t3c_ir::units::UnitKind;
 use t3c_schedule::{
-    Collective, CollectiveKind, Compute, Contraction, Fused, Program, Reduction, Schedule, Step, StepKind,
-    Work,
+    CollectiveKind, Compute, Contraction, Fused, Program, Reduction, Schedule, Step, StepKind, Work,
 };
 
-use super::plan::is_unit;
+use super::{exchange::Exchange, packs::products, plan::is_unit};
 use crate::{
     Error,
     kernels::{self, AttentionShape, CacheShape, Dim, GemmPlan, Jit, Kernels, Machine},
-    lower::{Workspaces, entry_symbol},
+    lower::{Compiled, Needs, entry_symbol},
 };
 
 /// A step's native form.
@@ -20,15 +19,8 @@ use crate::{
 pub(crate) enum Prepared {
     /// A matrix product.
     Gemm(Box<Gemm>),
-    /// A compiled function of the module: address of its packed entry, bytes of workspace.
-    Kernel {
-        /// The packed entry.
-        address: usize,
-        /// Bytes of workspace.
-        workspace: usize,
-        /// Index checks before the call.
-        checks: Vec<IndexCheck>,
-    },
+    /// A compiled function of the module.
+    Kernel(Kernel),
     /// Attention over packed tokens.
     Attention { shape: AttentionShape, scale: f32 },
     /// Its gradient.
@@ -38,7 +30,20 @@ pub(crate) enum Prepared {
     /// Products whose blocks feed a reduce-scatter.
     Fused(FusedPlan),
     /// A plain collective.
-    Collective(Collective, Vec<u64>),
+    Exchange(Exchange),
+    /// A gather, then its readers.
+    Consume(Exchange, Vec<Option<Prepared>>),
+}
+
+/// A compiled function of the module.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    /// Address of its packed entry.
+    pub(crate) address: usize,
+    /// What it takes besides inputs and results.
+    pub(crate) needs: Needs,
+    /// Index checks before the call.
+    pub(crate) checks: Vec<IndexCheck>,
 }
 
 /// A matrix product and which operand comes first.
@@ -70,7 +75,7 @@ pub(crate) struct FusedPlan {
 pub(crate) struct Preparation<'s> {
     pub(crate) schedule: &'s Schedule,
     pub(crate) machine: &'s Machine,
-    pub(crate) workspaces: &'s Workspaces,
+    pub(crate) compiled: &'s Compiled,
     pub(crate) code: &'s Jit,
     pub(crate) scales: &'s HashMap<String, f64>,
 }
@@ -91,36 +96,30 @@ impl Preparation<'_> {
             what: what.to_owned(),
             expected: expected.to_owned(),
         };
+        let exchange = |collective| {
+            Exchange::new(program, collective)
+                .map_err(|what| unsupported(&what, "f32, and a dimension that the devices share"))
+        };
         Ok(Some(match &step.kind {
-            StepKind::Compute(Compute { work: Work::Copy, kernel: None, .. }) => return Ok(None),
-            StepKind::Compute(compute) => self.compute(program, step, compute)?,
+            StepKind::Compute(compute) => return self.reader(program, step, compute),
             StepKind::Fused(fused) => Prepared::Fused(self.fused(step, fused)?),
-            StepKind::Collective(collective) => {
-                let supported = matches!(
-                    collective.kind,
-                    CollectiveKind::AllReduce
-                        | CollectiveKind::ReduceScatter
-                        | CollectiveKind::AllGather
-                        | CollectiveKind::AllSlice
-                );
-                if !supported {
-                    return Err(unsupported(
-                        "an all-to-all",
-                        "all-reduce, reduce-scatter, all-gather or slice",
-                    ));
-                }
-                let whole = match collective.kind {
-                    CollectiveKind::AllGather => collective.output,
-                    _ => collective.input,
-                };
-                Prepared::Collective(collective.clone(), program.buffers[whole].shape.clone())
+            StepKind::Collective(collective) => Prepared::Exchange(exchange(collective)?),
+            StepKind::Consume(consume) => {
+                let readers = consume.consumers.iter();
+                let readers = readers.map(|reader| self.reader(program, step, reader));
+                Prepared::Consume(exchange(&consume.collective)?, readers.collect::<Result<_, _>>()?)
             }
             StepKind::Call { .. } => return Ok(None),
-            StepKind::Consume(_) => {
-                return Err(unsupported("a consumed gather", "a gather before its readers"));
-            }
             StepKind::Transfer { .. } => return Err(unsupported("a point-to-point transfer", "collectives")),
         }))
+    }
+
+    /// Local work; a copy needs no code.
+    fn reader(&self, program: &Program, step: &Step, compute: &Compute) -> Result<Option<Prepared>, Error> {
+        match compute {
+            Compute { work: Work::Copy, kernel: None, .. } => Ok(None),
+            compute => self.compute(program, step, compute).map(Some),
+        }
     }
 
     fn compute(&self, program: &Program, step: &Step, compute: &Compute) -> Result<Prepared, Error> {
@@ -128,37 +127,37 @@ impl Preparation<'_> {
             return Ok(Prepared::Gemm(Box::new(self.gemm(step, contraction)?)));
         }
         let shape = |operand: usize| program.buffers[compute.reads[operand]].shape.as_slice();
-        if is_unit(step, UnitKind::Attention) {
+        if is_unit(compute, UnitKind::Attention) {
             return Ok(Prepared::Attention {
                 shape: attention_shape(step, shape(0))?,
                 scale: self.scale(compute),
             });
         }
-        if is_unit(step, UnitKind::AttentionGrad) {
+        if is_unit(compute, UnitKind::AttentionGrad) {
             return Ok(Prepared::AttentionGrad {
                 shape: attention_shape(step, shape(0))?,
                 scale: self.scale(compute),
             });
         }
-        if is_unit(step, UnitKind::AttentionPaged) {
+        if is_unit(compute, UnitKind::AttentionPaged) {
             let cache = CacheShape { blocks: shape(3)[0] as usize, table_width: shape(5)[1] as usize };
             let scale = self.scale(compute);
             return Ok(Prepared::AttentionPaged { shape: attention_shape(step, shape(0))?, cache, scale });
         }
         let symbol = compute.kernel.as_deref().unwrap_or_default();
-        let checks = if is_unit(step, UnitKind::Lookup) {
+        let checks = if is_unit(compute, UnitKind::Lookup) {
             vec![IndexCheck { operand: 1, rows: shape(0)[0] as usize }]
-        } else if is_unit(step, UnitKind::LookupGrad) {
+        } else if is_unit(compute, UnitKind::LookupGrad) {
             let rows = program.buffers[compute.writes[0]].shape[0] as usize;
             vec![IndexCheck { operand: 0, rows }]
         } else {
             Vec::new()
         };
-        Ok(Prepared::Kernel {
+        Ok(Prepared::Kernel(Kernel {
             address: self.code.address(&entry_symbol(symbol))?,
-            workspace: self.workspaces.get(symbol).copied().unwrap_or(0),
+            needs: self.compiled.get(symbol).cloned().unwrap_or_default(),
             checks,
-        })
+        }))
     }
 
     fn scale(&self, compute: &Compute) -> f32 {
@@ -284,19 +283,32 @@ fn chunk_axis(contraction: &Contraction, swapped: bool, dimension: usize) -> Opt
     (is_matrix && outermost).then_some((rows.contains(&index), inner as usize))
 }
 
+/// All local work of a schedule, with the program and step that it belongs to.
+fn computes(schedule: &Schedule) -> impl Iterator<Item = (&Program, &Step, &Compute)> {
+    schedule.programs.iter().flat_map(|program| {
+        program.steps.iter().flat_map(move |step| {
+            let computes = match &step.kind {
+                StepKind::Compute(compute) => std::slice::from_ref(compute),
+                StepKind::Consume(consume) => &consume.consumers,
+                _ => &[],
+            };
+            computes.iter().map(move |compute| (program, step, compute))
+        })
+    })
+}
+
+/// Units that have generated kernels.
+const NATIVE: [UnitKind; 3] = [UnitKind::Attention, UnitKind::AttentionGrad, UnitKind::AttentionPaged];
+
 /// Everything that generated code needs besides the module's functions: attention for these head sizes.
 pub(crate) fn head_dims(schedule: &Schedule) -> Vec<usize> {
     let mut dims = Vec::new();
-    for program in &schedule.programs {
-        for step in &program.steps {
-            let attention = [UnitKind::Attention, UnitKind::AttentionGrad, UnitKind::AttentionPaged];
-            if let StepKind::Compute(compute) = &step.kind
-                && attention.iter().any(|&kind| is_unit(step, kind))
-                && let Ok(shape) = attention_shape(step, &program.buffers[compute.reads[0]].shape)
-                && !dims.contains(&shape.head_dim)
-            {
-                dims.push(shape.head_dim);
-            }
+    for (program, step, compute) in computes(schedule) {
+        if NATIVE.iter().any(|&kind| is_unit(compute, kind))
+            && let Ok(shape) = attention_shape(step, &program.buffers[compute.reads[0]].shape)
+            && !dims.contains(&shape.head_dim)
+        {
+            dims.push(shape.head_dim);
         }
     }
     dims
@@ -304,12 +316,11 @@ pub(crate) fn head_dims(schedule: &Schedule) -> Vec<usize> {
 
 /// Symbols of the functions that the schedule's steps call as compiled kernels, each once.
 pub(crate) fn kernel_symbols(schedule: &Schedule) -> Vec<String> {
-    let native = [UnitKind::Attention, UnitKind::AttentionGrad, UnitKind::AttentionPaged];
     let mut symbols = Vec::new();
-    for step in schedule.programs.iter().flat_map(|program| &program.steps) {
-        if let StepKind::Compute(Compute { work, kernel: Some(symbol), .. }) = &step.kind
-            && !matches!(work, Work::Contraction(_))
-            && !native.iter().any(|&kind| is_unit(step, kind))
+    for (_, _, compute) in computes(schedule) {
+        if let Some(symbol) = &compute.kernel
+            && !matches!(compute.work, Work::Contraction(_))
+            && !NATIVE.iter().any(|&kind| is_unit(compute, kind))
             && !symbols.contains(symbol)
         {
             symbols.push(symbol.clone());
@@ -318,35 +329,56 @@ pub(crate) fn kernel_symbols(schedule: &Schedule) -> Vec<String> {
     symbols
 }
 
-/// Floats of scratch that any product or attention needs on one thread.
+/// All prepared work, readers of gathers included.
+fn every(prepared: &[Vec<Option<Prepared>>]) -> impl Iterator<Item = &Prepared> {
+    prepared.iter().flatten().flatten().flat_map(|step| {
+        let readers: &[Option<Prepared>] = match step {
+            Prepared::Consume(_, readers) => readers,
+            _ => &[],
+        };
+        std::iter::once(step).chain(readers.iter().flatten())
+    })
+}
+
+/// Floats of scratch that any product, attention or kernel needs on one thread.
 pub(crate) fn scratch_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
-    prepared
-        .iter()
-        .flatten()
-        .flatten()
-        .map(|step| match step {
-            Prepared::Gemm(gemm) => gemm.plan.workspace_len(),
-            Prepared::Fused(fused) => {
-                let block: usize =
-                    fused.products.iter().map(|gemm| gemm.plan.rows() * gemm.plan.cols()).max().unwrap_or(0);
-                let work = fused.products.iter().map(|gemm| gemm.plan.workspace_len()).max().unwrap_or(0);
-                // Several products: each block of the later ones is computed aside and added.
-                work.next_multiple_of(16) + if fused.products.len() > 1 { block } else { 0 }
-            }
-            Prepared::AttentionGrad { shape, .. } => shape.backward_scratch_len(),
-            Prepared::Kernel { workspace, .. } => workspace.div_ceil(4),
-            _ => 0,
-        })
-        .max()
-        .unwrap_or(0)
+    let product = |gemm: &Gemm| match gemm.plan.batches() {
+        0 | 1 => gemm.plan.packed_workspace_len(),
+        _ => gemm.plan.workspace_len(),
+    };
+    let step = |step: &Prepared| match step {
+        Prepared::AttentionGrad { shape, .. } => shape.backward_scratch_len(),
+        Prepared::Kernel(kernel) => kernel.needs.workspace.div_ceil(4),
+        other => products(Some(other)).iter().map(product).max().unwrap_or(0),
+    };
+    every(prepared).map(step).max().unwrap_or(0)
+}
+
+/// Floats that a device's threads share within a step: second operands of products, packed on the way.
+pub(crate) fn shared_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
+    let whole = |gemm: &Gemm| gemm.plan.packed_b_len().next_multiple_of(16);
+    let step = |step: &Prepared| match step {
+        Prepared::Fused(fused) => fused.products.iter().map(whole).sum(),
+        Prepared::Gemm(gemm) => gemm.plan.panels_len(gemm.plan.panel_group()),
+        _ => 0,
+    };
+    every(prepared).map(step).max().unwrap_or(0)
+}
+
+/// Floats of the largest block that a later product of a fused step computes aside.
+pub(crate) fn aside_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
+    let step = |step: &Prepared| match step {
+        Prepared::Fused(fused) if fused.products.len() > 1 => {
+            fused.products.iter().map(|gemm| gemm.plan.rows() * gemm.plan.cols()).max().unwrap_or(0)
+        }
+        _ => 0,
+    };
+    every(prepared).map(step).max().unwrap_or(0)
 }
 
 /// Entries of the index stack that attention needs: tokens in sight of one row.
 pub(crate) fn stack_entries(prepared: &[Vec<Option<Prepared>>]) -> usize {
-    prepared
-        .iter()
-        .flatten()
-        .flatten()
+    every(prepared)
         .map(|step| match step {
             Prepared::Attention { shape, .. } | Prepared::AttentionGrad { shape, .. } => shape.tokens,
             Prepared::AttentionPaged { cache, .. } => cache.table_width * kernels::attention::CACHE_BLOCK,

@@ -50,6 +50,30 @@ pub enum Output {
     },
 }
 
+impl Output {
+    /// The output of `part`, a part of `region`, whose output this is.
+    pub fn of_part(self, region: &Region, part: &Region) -> Output {
+        match self {
+            Output::Planned { .. } => self,
+            Output::Dense { base, row_stride, batch_stride } => {
+                let batch = (part.batch.start - region.batch.start) * batch_stride;
+                let row = (part.rows.start - region.rows.start) * row_stride;
+                let base = base.wrapping_add(batch + row + part.cols.start - region.cols.start);
+                Output::Dense { base, row_stride, batch_stride }
+            }
+        }
+    }
+}
+
+/// How a packed B lies in memory and where its elements come from: equal layouts of one tensor are equal copies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackedLayout {
+    k: Offsets,
+    n: Offsets,
+    batch: Vec<i64>,
+    nr: usize,
+}
+
 /// A finished block of rows, all of the region's columns: its stores are done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TileDone {
@@ -161,6 +185,60 @@ impl GemmPlan {
         self.panels() * self.nr * self.depth()
     }
 
+    /// How [`GemmPlan::pack_b`] lays B out.
+    pub fn packed_layout(&self) -> PackedLayout {
+        let batch = self.batch.iter().map(|offsets| offsets[1]).collect();
+        PackedLayout { k: self.b_k.clone(), n: self.b_n.clone(), batch, nr: self.nr }
+    }
+
+    /// Panels of B that are packed together where B is not packed ahead.
+    pub fn panel_group(&self) -> usize {
+        self.blocking.panels.min(self.panels())
+    }
+
+    /// Floats of so many panels.
+    pub fn panels_len(&self, panels: usize) -> usize {
+        panels * self.nr * self.depth()
+    }
+
+    /// The columns of a range of panels.
+    pub fn panel_columns(&self, panels: Range<usize>) -> Range<usize> {
+        (panels.start * self.nr).min(self.cols())..(panels.end * self.nr).min(self.cols())
+    }
+
+    /// The panels that hold a range of columns.
+    pub fn panels_of(&self, cols: Range<usize>) -> Range<usize> {
+        cols.start / self.nr..cols.end.div_ceil(self.nr)
+    }
+
+    /// Cuts a region of one batch entry into parts for `threads` that may run at once: rows where there are
+    /// enough, else panels of columns. One part where there is too little work to share.
+    pub fn parts(&self, region: &Region, threads: usize) -> Vec<Region> {
+        /// Multiply-adds that take less time than waking a thread.
+        const SMALL: usize = 1 << 17;
+        let (rows, cols) = (region.rows.len(), region.cols.len());
+        let work = rows.saturating_mul(cols).saturating_mul(self.depth());
+        if threads <= 1 || work < SMALL {
+            return vec![region.clone()];
+        }
+        let tiles = rows.div_ceil(self.mr);
+        if tiles >= 4 * threads {
+            // No more than a block of the second-level cache each, and equal.
+            let blocks = rows.div_ceil(self.blocking.mc).next_multiple_of(threads);
+            let step = tiles.div_ceil(blocks) * self.mr;
+            return cut(&region.rows, step).map(|rows| Region { rows, ..region.clone() }).collect();
+        }
+        let panels = self.panels_of(region.cols.clone());
+        let step = panels.len().div_ceil(4 * threads).max(1);
+        cut(&panels, step)
+            .map(|panels| {
+                let cols = self.panel_columns(panels);
+                let cols = cols.start.max(region.cols.start)..cols.end.min(region.cols.end);
+                Region { cols, ..region.clone() }
+            })
+            .collect()
+    }
+
     /// Floats of scratch memory that [`GemmPlan::run_packed`] needs, one piece a thread.
     pub fn packed_workspace_len(&self) -> usize {
         let rows = self.blocking.mc.min(self.rows().next_multiple_of(self.mr));
@@ -191,5 +269,34 @@ impl GemmPlan {
     pub(super) fn k_blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (depth, kc) = (self.depth(), self.blocking.kc);
         (0..depth.div_ceil(kc).max(1)).map(move |i| i * kc..depth.min((i + 1) * kc))
+    }
+}
+
+/// Pieces of `range` of `step` each, the last one shorter.
+fn cut(range: &Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    let end = range.end;
+    range.clone().step_by(step.max(1)).map(move |start| start..end.min(start + step))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_the_region_once() {
+        let machine = Machine::host().expect("host");
+        for (m, n, k) in [(512, 512, 512), (1, 1000, 700), (7, 64, 5000), (1000, 3, 300), (3, 3, 3)] {
+            let plan = GemmPlan::new(&Contraction::matrix(m, n, k, false, true), &machine).expect("plan");
+            for threads in [1, 2, 3, 16] {
+                let whole = plan.whole();
+                let mut seen = vec![0; m * n];
+                for part in plan.parts(&whole, threads) {
+                    for row in part.rows {
+                        part.cols.clone().for_each(|col| seen[row * n + col] += 1);
+                    }
+                }
+                assert!(seen.iter().all(|&count| count == 1), "{m}x{n}x{k}, {threads} threads");
+            }
+        }
     }
 }

@@ -29,7 +29,7 @@ pub use cache::{Blocking, Caches, blocking};
 pub use contraction::{Contraction, Dim};
 pub use emit::micro::Epilogue;
 pub use error::Error;
-pub use gemm::{GemmPlan, Output, Region, TileDone};
+pub use gemm::{GemmPlan, Output, PackedLayout, Region, TileDone};
 pub use isa::{Isa, Machine, RegisterTile};
 pub use raw::attention::{
     AttentionGradients, AttentionInputs, AttentionKernels, Cache, PackedTree, Pages, Part,

@@ -14,6 +14,7 @@ fn fused(id: usize, devices: u32) -> Step {
         kind: CollectiveKind::ReduceScatter,
         axes: vec![0],
         dimension: 1,
+        concatenate: None,
         reduction: Reduction::Sum,
         bytes: 6 * 9 * 4,
         algorithm: Algorithm::Ring,

@@ -99,6 +99,21 @@ pub struct Part {
     pub tokens: Range<usize>,
 }
 
+/// Cuts an attention into parts for `threads` that may run at once: heads first, then blocks of tokens.
+pub fn parts(shape: &AttentionShape, threads: usize) -> Vec<Part> {
+    /// Tokens of a block: few enough to share, many enough that finding their ancestors costs nothing.
+    const TOKENS: usize = 64;
+    if threads <= 1 {
+        return vec![Part { heads: 0..shape.kv_heads, tokens: 0..shape.tokens }];
+    }
+    let block = shape.tokens.div_ceil(2 * threads).clamp(1, TOKENS);
+    let blocks = || (0..shape.tokens).step_by(block).map(|start| start..shape.tokens.min(start + block));
+    // Later tokens see more: they come first, so that no long part is left over.
+    (0..shape.kv_heads)
+        .flat_map(|head| blocks().rev().map(move |tokens| Part { heads: head..head + 1, tokens }))
+        .collect()
+}
+
 impl Pages<'_> {
     /// The cache's row of position `at` of row `row`.
     fn place(&self, row: usize, at: usize) -> i32 {

@@ -126,7 +126,7 @@ impl GemmPlan {
     ///
     /// # Safety
     /// As [`GemmPlan::pack_b`], with room for these panels at `to`.
-    unsafe fn pack_panels(
+    pub unsafe fn pack_panels(
         &self,
         kernels: &GemmKernels,
         b: *const f32,
@@ -205,6 +205,21 @@ impl GemmPlan {
                 self.columns(&Target { task, batch }, a, packed, cols.clone(), done);
             }
         }
+    }
+
+    /// As [`GemmPlan::run_packed`], with only some panels packed, from `first` on, those of the task's columns
+    /// among them; its region has one batch entry.
+    ///
+    /// # Safety
+    /// As [`GemmPlan::run_packed`], for the panels that the task needs.
+    pub unsafe fn run_panels(&self, task: &Task, a: *const f32, packed: *const f32, first: usize) {
+        let (batch, cols) = (task.region.batch.start, task.region.cols.clone());
+        if cols.is_empty() {
+            return;
+        }
+        let packed = PackedPanels { data: packed, first };
+        // SAFETY: by the caller's promise.
+        unsafe { self.columns(&Target { task, batch }, a, packed, cols, &mut |_| {}) };
     }
 
     /// Computes the region's rows of the columns `cols`.

@@ -1,0 +1,202 @@
+//! Schedules written by hand, for what small programs do not reach on their own.
+
+use t3c_ir::Context;
+use t3c_schedule::{
+    Algorithm, Axis, Buffer, Collective, CollectiveKind, Compute, Consume, Contraction, Element, Grid,
+    Program, Reduction, SCHEMA, Schedule, Step, StepKind, Work,
+};
+
+use super::{Executable, Options};
+
+fn buffer(shape: &[u64]) -> Buffer {
+    Buffer { name: String::new(), element: Element::F32, shape: shape.to_vec() }
+}
+
+fn kernel(symbol: &str, reads: Vec<usize>, writes: Vec<usize>) -> Compute {
+    Compute { work: Work::Loops { flops: 1 }, kernel: Some(symbol.into()), reads, writes }
+}
+
+fn collective(kind: CollectiveKind, axes: &[usize], dimension: usize, buffers: [usize; 2]) -> Collective {
+    Collective {
+        kind,
+        axes: axes.to_vec(),
+        dimension,
+        concatenate: None,
+        reduction: Reduction::Sum,
+        bytes: 0,
+        algorithm: Algorithm::Direct,
+        input: buffers[0],
+        output: buffers[1],
+    }
+}
+
+fn schedule(axes: &[(&str, u32)], buffers: Vec<Buffer>, result: usize, kinds: Vec<StepKind>) -> Schedule {
+    let step = |(id, kind)| Step { id, after: Vec::new(), location: "here".into(), kind };
+    let axis = |(name, size): &(&str, u32)| Axis { name: (*name).into(), size: *size };
+    let program = Program {
+        name: "main".into(),
+        buffers,
+        arguments: vec![0],
+        results: vec![result],
+        steps: kinds.into_iter().enumerate().map(step).collect(),
+    };
+    let grid = Grid { axes: axes.iter().map(axis).collect() };
+    Schedule { schema: SCHEMA.into(), grid, programs: vec![program], entry: 0 }
+}
+
+/// Runs a schedule of one argument `x` and one result `y`, whose parts lie along their splits.
+fn run(text: &str, schedule: &Schedule, x: &[f32]) -> Vec<f32> {
+    let context = Context::new();
+    let module = context.parse(text, "test.mlir").expect("a module");
+    let mut executable =
+        Executable::new(&context, &module, schedule, Options::default()).expect("native code");
+    let mut state = executable.state();
+    let port = executable.arguments()[0].clone();
+    let bytes: Vec<u8> = x.iter().flat_map(|value| value.to_le_bytes()).collect();
+    state.set("x", &port.r#type, &port.split, &bytes).expect("x");
+    executable.run(&mut state).expect("a run");
+    let (r#type, bytes) = state.get("y").expect("y");
+    assert_eq!(r#type.elements() as usize * 4, bytes.len());
+    bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+/// `y[i] = x[i] + 100 · (the coordinate along axis 0) + 10 · (along axis 1) + the device's number`.
+const PLACES: &str = r#"
+module attributes {t3.axes = ["dp", "tp"]} {
+  shard.grid @grid(shape = 2x3)
+  func.func private @places(%x: tensor<2xf32>) -> tensor<2xf32> attributes {t3.kernel = "loops"} {
+    %i, %j = shard.process_multi_index on @grid : index, index
+    %n = shard.process_linear_index on @grid : index
+    %c100 = arith.constant 100 : index
+    %c10 = arith.constant 10 : index
+    %a = arith.muli %i, %c100 : index
+    %b = arith.muli %j, %c10 : index
+    %c = arith.addi %a, %b : index
+    %d = arith.addi %c, %n : index
+    %e = arith.index_cast %d : index to i64
+    %t = tensor.from_elements %e : tensor<i64>
+    %init = tensor.empty() : tensor<2xf32>
+    %y = linalg.generic {indexing_maps = [affine_map<(d0) -> (d0)>, affine_map<(d0) -> ()>, affine_map<(d0) -> (d0)>],
+        iterator_types = ["parallel"]} ins(%x, %t : tensor<2xf32>, tensor<i64>) outs(%init : tensor<2xf32>) {
+      ^bb0(%v: f32, %o: i64, %out: f32):
+        %f = arith.sitofp %o : i64 to f32
+        %s = arith.addf %v, %f : f32
+        linalg.yield %s : f32
+    } -> tensor<2xf32>
+    return %y : tensor<2xf32>
+  }
+  func.func @main(%x: tensor<2xf32> {t3.name = "x", t3.split = array<i64: -1>})
+      -> (tensor<2xf32> {t3.name = "y", t3.split = array<i64: -1>}) {
+    return %x : tensor<2xf32>
+  }
+}"#;
+
+#[test]
+fn kernels_know_where_their_device_stands() {
+    let axes = [("dp", 2), ("tp", 3)];
+    let compute = StepKind::Compute(kernel("places", vec![0], vec![1]));
+    // Each device's own part: an all-reduce shows all of them.
+    let sum = StepKind::Collective(collective(CollectiveKind::AllReduce, &[0, 1], 0, [1, 2]));
+    let buffers = vec![buffer(&[2]), buffer(&[2]), buffer(&[2])];
+    let y = run(PLACES, &schedule(&axes, buffers, 2, vec![compute, sum]), &[0.5, 0.0]);
+    let places = 3.0 * 100.0 + 2.0 * (10.0 + 20.0) + 15.0;
+    assert_eq!(y, [places + 3.0, places]);
+}
+
+/// A module whose entry has these types and splits.
+fn signature(x: (&str, &str), y: (&str, &str)) -> String {
+    format!(
+        "module attributes {{t3.axes = [\"dp\", \"ep\"]}} {{
+           shard.grid @grid(shape = 2x2)
+           func.func @main(%x: tensor<{}xf32> {{t3.name = \"x\", t3.split = array<i64: {}>}})
+             -> (tensor<{}xf32> {{t3.name = \"y\", t3.split = array<i64: {}>}}) {{
+             %y = tensor.empty() : tensor<{}xf32>
+             return %y : tensor<{}xf32>
+           }}
+         }}",
+        x.0, x.1, y.0, y.1, y.0, y.0
+    )
+}
+
+#[test]
+fn an_all_to_all_moves_a_split_from_one_dimension_to_another_within_each_group() {
+    let axes = [("dp", 2), ("ep", 2)];
+    let exchange = StepKind::Collective(collective(CollectiveKind::AllToAll, &[1], 1, [0, 1]));
+    let buffers = vec![buffer(&[2, 4]), buffer(&[4, 2])];
+    let schedule = schedule(&axes, buffers, 1, vec![exchange]);
+    let x: Vec<f32> = (0..16).map(|value| value as f32).collect();
+    // x is split along its rows over `ep`; so is y along its columns. Both groups of `ep` hold the same.
+    assert_eq!(run(&signature(("2x4", "1, -1"), ("4x2", "-1, 1")), &schedule, &x), x);
+}
+
+#[test]
+fn readers_of_a_consumed_gather_see_all_of_it() {
+    let axes = [("dp", 2), ("ep", 2)];
+    // y[n, m] = Σ_k x[n, k] x[m, k], of the gathered x.
+    let contraction = Contraction { extents: vec![8, 8, 3], a: vec![0, 2], b: vec![1, 2], c: vec![0, 1] };
+    let reader =
+        Compute { work: Work::Contraction(contraction), kernel: None, reads: vec![1, 1], writes: vec![2] };
+    let consume = StepKind::Consume(Consume {
+        collective: collective(CollectiveKind::AllGather, &[0, 1], 0, [0, 1]),
+        dimension: 0,
+        arrivals: Vec::new(),
+        block: 0,
+        consumers: vec![reader],
+    });
+    let buffers = vec![buffer(&[4, 3]), buffer(&[8, 3]), buffer(&[8, 8])];
+    let mut schedule = schedule(&axes, buffers, 2, vec![consume]);
+    // Along one axis, so that the argument's split of one axis a dimension says it.
+    if let StepKind::Consume(consume) = &mut schedule.programs[0].steps[0].kind {
+        consume.collective.axes = vec![0];
+    }
+    let x: Vec<f32> = (0..24).map(|value| (value % 7) as f32).collect();
+    let y = run(&signature(("4x3", "0, -1"), ("8x8", "-1, -1")), &schedule, &x);
+    let expected = |n: usize, m: usize| (0..3).map(|k| x[3 * n + k] * x[3 * m + k]).sum::<f32>();
+    for (index, value) in y.iter().enumerate() {
+        assert_eq!(*value, expected(index / 8, index % 8), "{index}");
+    }
+}
+
+/// `y[n, m] = Σ_k x[n, k] x[m, k]`, the second operand an argument that is packed ahead.
+fn squares(n: u64, k: u64) -> (String, Schedule) {
+    let contraction = Contraction { extents: vec![n, n, k], a: vec![0, 2], b: vec![1, 2], c: vec![0, 1] };
+    let product =
+        Compute { work: Work::Contraction(contraction), kernel: None, reads: vec![0, 0], writes: vec![1] };
+    let schedule = schedule(&[], vec![buffer(&[n, k]), buffer(&[n, n])], 1, vec![StepKind::Compute(product)]);
+    let text = format!(
+        "func.func @main(%x: tensor<{n}x{k}xf32> {{t3.name = \"x\"}}) -> (tensor<{n}x{n}xf32> {{t3.name = \"y\"}}) {{
+           %y = tensor.empty() : tensor<{n}x{n}xf32>
+           return %y : tensor<{n}x{n}xf32>
+         }}"
+    );
+    (text, schedule)
+}
+
+#[test]
+fn threads_and_packed_weights_change_no_bit_and_new_weights_are_packed_again() {
+    let (n, k) = (150, 1300);
+    let (text, schedule) = squares(n, k);
+    let context = Context::new();
+    let module = context.parse(&text, "test.mlir").expect("a module");
+    let values = |seed: u64| -> Vec<u8> {
+        (0..n * k).flat_map(|i| (((i * 7919 + seed) % 97) as f32 / 97.0 - 0.5).to_le_bytes()).collect()
+    };
+    let mut results = Vec::new();
+    for threads in [1, 2, 5] {
+        let options = Options { threads, ..Options::default() };
+        let mut executable = Executable::new(&context, &module, &schedule, options).expect("native code");
+        assert_eq!(executable.packs.len(), 1);
+        let mut state = executable.state();
+        let port = executable.arguments()[0].clone();
+        let mut run = |seed| {
+            state.set("x", &port.r#type, &[None, None], &values(seed)).expect("x");
+            executable.run(&mut state).expect("a run");
+            executable.run(&mut state).expect("a run with what was packed");
+            state.get("y").expect("y").1
+        };
+        results.push([run(1), run(2), run(1)]);
+    }
+    assert!(results.iter().all(|result| *result == results[0]));
+    assert_eq!(results[0][0], results[0][2]);
+    assert_ne!(results[0][0], results[0][1]);
+}

@@ -1,0 +1,210 @@
+//! Products of the plan: operands packed ahead, once a step or a part at a time, and parts shared by the team.
+
+use std::ops::Range;
+
+use t3c_runtime::{BlockTarget, StepKey};
+
+use super::{
+    packs,
+    plan::{Instance, ValueId},
+    prepare::{FusedPlan, Gemm},
+    unsafe_run::{Local, Shared, Worker},
+};
+use crate::{
+    Error,
+    kernels::{Epilogue, GemmPlan, Output, Region, Task},
+};
+
+/// The packed second operand of a product, whole.
+type PackedB = *const f32;
+
+impl<'a> Local<'a> {
+    fn task<'t>(&self, region: &'t Region, output: Output, thread: usize) -> Task<'t>
+    where
+        'a: 't,
+    {
+        Task {
+            kernels: self.executable.kernels.gemm(),
+            region,
+            output,
+            epilogue: Epilogue::Store,
+            workspace: self.memory.scratch[thread],
+        }
+    }
+}
+
+impl Worker<'_> {
+    /// A product by itself.
+    pub(super) fn product(&self, gemm: &Gemm, instance: &Instance) {
+        let output = Output::Planned { base: self.floats(instance.writes[0]) };
+        let (a, b) = self.operands(gemm, &instance.reads);
+        match self.packed(instance, 0) {
+            Some(packed) => self.packed_product(&gemm.plan, a, packed, output, &gemm.plan.whole()),
+            None if gemm.plan.batches() > 1 => self.batched_product(&gemm.plan, (a, b), output),
+            None => self.grouped_product(&gemm.plan, (a, b), output),
+        }
+    }
+
+    fn operands(&self, gemm: &Gemm, reads: &[ValueId]) -> (*const f32, *const f32) {
+        let (a, b) = if gemm.swapped { (reads[1], reads[0]) } else { (reads[0], reads[1]) };
+        (self.floats(a), self.floats(b))
+    }
+
+    /// The weight of product `number`, where it was packed ahead.
+    fn packed(&self, instance: &Instance, number: usize) -> Option<PackedB> {
+        let pack = (*instance.packed.get(number)?)?;
+        Some(self.memory.packed[pack])
+    }
+
+    /// A region of a product whose second operand is packed.
+    fn packed_product(
+        &self,
+        plan: &GemmPlan,
+        a: *const f32,
+        packed: PackedB,
+        output: Output,
+        region: &Region,
+    ) {
+        let batches = region.batch.clone().map(|batch| Region { batch: batch..batch + 1, ..region.clone() });
+        let parts: Vec<Region> = batches.flat_map(|batch| plan.parts(&batch, self.team.threads())).collect();
+        let (local, shared) = (self.local, Shared((a, packed, output)));
+        self.team.run(parts.len(), &|part, thread| {
+            let (a, packed, output) = shared.get();
+            let task = local.task(&parts[part], output.of_part(region, &parts[part]), thread);
+            // SAFETY: the plan was made for the operands' shapes, whose places hold them; the output holds the
+            // region, of which this part writes its own elements; the scratch is this thread's and holds the
+            // largest plan's workspace.
+            unsafe { plan.run_packed(&task, a, packed, &mut |_| {}) };
+        });
+    }
+
+    /// A batch of products, each packed by the thread that computes it.
+    fn batched_product(&self, plan: &GemmPlan, operands: (*const f32, *const f32), output: Output) {
+        let (local, shared) = (self.local, Shared((operands, output)));
+        self.team.run(plan.batches(), &|batch, thread| {
+            let ((a, b), output) = shared.get();
+            let region = Region { batch: batch..batch + 1, ..plan.whole() };
+            let task = local.task(&region, output, thread);
+            // SAFETY: as above; a batch entry is written by the thread that took it.
+            unsafe { plan.run(&task, a, b, &mut |_| {}) };
+        });
+    }
+
+    /// One product whose second operand the team packs, as many panels at a time as the shared memory holds.
+    fn grouped_product(&self, plan: &GemmPlan, (a, b): (*const f32, *const f32), output: Output) {
+        let (panels, group) = (plan.panels(), plan.panel_group().max(1));
+        for first in (0..panels).step_by(group) {
+            let group = first..panels.min(first + group);
+            self.pack_panels(plan, b, self.memory.shared, group.clone());
+            let region = Region { cols: plan.panel_columns(group), ..plan.whole() };
+            let parts = plan.parts(&region, self.team.threads());
+            let (local, shared) = (self.local, Shared((a, self.memory.shared, output)));
+            self.team.run(parts.len(), &|part, thread| {
+                let (a, packed, output) = shared.get();
+                let task = local.task(&parts[part], output, thread);
+                // SAFETY: as above; the shared memory holds the group's panels.
+                unsafe { plan.run_panels(&task, a, packed, first) };
+            });
+        }
+    }
+
+    /// Packs panels of a product of one batch entry one after the other.
+    fn pack_panels(&self, plan: &GemmPlan, b: *const f32, to: *mut f32, panels: Range<usize>) {
+        let (local, shared) = (self.local, Shared((b, to)));
+        // A few panels a part: finding one takes less time than packing it.
+        const STEP: usize = 4;
+        self.team.run(panels.len().div_ceil(STEP), &|part, _| {
+            let (b, to) = shared.get();
+            let start = panels.start + part * STEP;
+            let part = start..panels.end.min(start + STEP);
+            let to = to.wrapping_add(plan.panels_len(start - panels.start));
+            // SAFETY: the operand's place holds it, and the panels have room at their place in `to`.
+            unsafe { plan.pack_panels(local.executable.kernels.gemm(), b, to, 0, part) };
+        });
+    }
+
+    /// Packs a weight whose copy is out of date.
+    pub(super) fn pack_weight(&self, pack: usize) {
+        let executable = self.executable;
+        let found = &executable.packs[pack];
+        let Some(gemm) = packs::product(&executable.prepared, found.product) else { return };
+        let (plan, panels) = (&gemm.plan, gemm.plan.panels());
+        let shared = Shared((self.argument(found.argument), self.memory.packed[pack]));
+        self.team.run(plan.batches() * panels, &|part, _| {
+            let (weight, packed) = shared.get();
+            let (batch, panel) = (part / panels, part % panels);
+            let kernels = executable.kernels.gemm();
+            // SAFETY: the argument holds the weight, and its copy the whole packed operand.
+            unsafe { plan.pack_b(kernels, weight, packed, batch, panel..panel + 1) };
+        });
+    }
+
+    /// The schedule's chunks in production order: each block is computed where the address space maps it, then
+    /// announced to the tracker.
+    pub(super) fn fused(&self, key: StepKey, fused: &FusedPlan, instance: &Instance) -> Result<(), Error> {
+        let mut shared = self.memory.shared;
+        let mut operands = Vec::with_capacity(fused.products.len());
+        for (number, gemm) in fused.products.iter().enumerate() {
+            let (a, b) = self.operands(gemm, &instance.reads[2 * number..2 * number + 2]);
+            let packed = self.packed(instance, number).unwrap_or_else(|| {
+                let to = shared;
+                shared = shared.wrapping_add(gemm.plan.packed_b_len().next_multiple_of(16));
+                self.pack_panels(&gemm.plan, b, to, 0..gemm.plan.panels());
+                to.cast_const()
+            });
+            operands.push((a, packed));
+        }
+        // SAFETY: the result's place holds the device's chunk, and nothing touches it until `finish` returns.
+        let mut run = unsafe { self.device.begin_fused(key, self.floats(instance.writes[0]))? };
+        for chunk in run.chunks() {
+            for block in 0..chunk.blocks {
+                let target = run.target(chunk.position, block)?;
+                let range = run.block_range(chunk.position, block);
+                self.block(fused, &operands, &target, &range);
+                run.arrived(chunk.position, block)?;
+            }
+        }
+        run.finish()?;
+        Ok(())
+    }
+
+    /// One block of the contribution: the first product stores it, later ones are computed aside and added, with
+    /// the rounding of separate products.
+    fn block(
+        &self,
+        fused: &FusedPlan,
+        operands: &[(*const f32, PackedB)],
+        target: &BlockTarget,
+        range: &Range<usize>,
+    ) {
+        for (index, (gemm, &(a, packed))) in fused.products.iter().zip(operands).enumerate() {
+            let mut region = gemm.plan.whole();
+            let scaled = range.start * fused.scale[index]..range.end * fused.scale[index];
+            let row_stride;
+            if fused.by_rows[index] {
+                region.rows = scaled;
+                row_stride = region.cols.len();
+            } else {
+                region.cols = scaled;
+                row_stride = target.outer_stride;
+            }
+            let (rows, cols) = (region.rows.len(), region.cols.len());
+            let dense = |base, row_stride| Output::Dense { base, row_stride, batch_stride: 0 };
+            if index == 0 {
+                self.packed_product(&gemm.plan, a, packed, dense(target.start, row_stride), &region);
+                continue;
+            }
+            let aside = self.memory.aside;
+            self.packed_product(&gemm.plan, a, packed, dense(aside, cols), &region);
+            for row in 0..rows {
+                // SAFETY: the target holds the block's rows at its stride, the memory aside holds them densely, and
+                // the two are different memory.
+                unsafe {
+                    let sum = std::slice::from_raw_parts_mut(target.start.add(row * row_stride), cols);
+                    let part = std::slice::from_raw_parts(aside.add(row * cols), cols);
+                    sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+                }
+            }
+        }
+    }
+}
