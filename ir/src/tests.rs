@@ -34,7 +34,7 @@ fn a_built_function_verifies_and_reads_back() {
     let function = Function::cast(op).unwrap();
     let b = Builder::at_end(context.mlir(), block, location).named("mlp.up_proj");
     let arguments = function.arguments();
-    let w = b.shard(arguments[1], "grid", &[Some(0), None]).unwrap();
+    let w = b.shard(arguments[1], "grid", &[vec![0], vec![]]).unwrap();
     let y = b.contract("td,fd->tf", arguments[0], w).unwrap();
     let e = b.map("tf->tf", &[y], |body| body.unary(ScalarOp::Exp, Ref::Arg(0))).unwrap();
     b.ret(&[e]).unwrap();

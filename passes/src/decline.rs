@@ -36,22 +36,48 @@ pub enum Decline {
         /// The operation's name and place.
         operation: String,
     },
-    /// The value comes from a call, an argument or another operation that is no product.
-    #[error("the reduced value comes from {producer}, which is no contraction")]
-    NotAContraction {
+    /// The value comes from a call, an argument or another operation that no region can hold.
+    #[error("the value comes from {producer}, which cannot store it chunk by chunk")]
+    NoProducer {
         /// What it comes from.
         producer: String,
+    },
+    /// A named operation is not looked into.
+    #[error("the value comes from {operation}, which is not in generic form")]
+    NamedOperation {
+        /// The operation's name and place.
+        operation: String,
+    },
+    /// The operation cannot compute a part of its result along the chunks' dimension alone.
+    #[error("{operation} cannot compute chunks along dimension {dimension} one by one")]
+    NotDivisible {
+        /// The operation's name and place.
+        operation: String,
+        /// The dimension of its result.
+        dimension: usize,
+    },
+    /// The other half belongs to another pair already.
+    #[error("its other half is fused with another collective: {other}")]
+    FusedElsewhere {
+        /// The other pair.
+        other: String,
+    },
+    /// The target runs such a pair one after the other.
+    #[error("the target cannot run {pair} fused yet")]
+    UnsupportedByTarget {
+        /// What the pair is.
+        pair: String,
+    },
+    /// Nothing that reads the gathered value could work on parts of it.
+    #[error("{users} cannot work on parts of the gathered value")]
+    NoReader {
+        /// Those who use it.
+        users: String,
     },
     /// A product adds into an initial value that is not zero.
     #[error("the product at {location} starts from a value other than zero")]
     NonzeroStart {
         /// The product's place.
-        location: String,
-    },
-    /// Two sums are added, an order of addition that no chain of products has.
-    #[error("the sum at {location} adds two sums: its products form no chain")]
-    SumIsNoChain {
-        /// The addition's place.
         location: String,
     },
     /// The pair would take longer fused than unfused on the chosen system.
@@ -75,10 +101,12 @@ pub enum Decline {
         tile: u64,
     },
     /// The reader sums over the gathered dimension, so the order of arrival would change its rounding.
-    #[error("the reader sums over dimension {dimension}, which is gathered")]
+    #[error("{reader} sums over dimension {dimension} of its operand, which is gathered")]
     GatheredDimensionReduced {
         /// The gathered dimension.
         dimension: usize,
+        /// The reader's name and place.
+        reader: String,
     },
     /// The user asked for no fusion.
     #[error("fusion is off")]
@@ -103,9 +131,13 @@ impl Decline {
             Decline::OneDevice => "one-device",
             Decline::PartialUsedElsewhere { .. } => "partial-used-elsewhere",
             Decline::NonlinearBetween { .. } => "nonlinear-between",
-            Decline::NotAContraction { .. } => "not-a-contraction",
+            Decline::NoProducer { .. } => "no-producer",
+            Decline::NamedOperation { .. } => "named-operation",
+            Decline::NotDivisible { .. } => "not-divisible",
+            Decline::FusedElsewhere { .. } => "fused-elsewhere",
+            Decline::UnsupportedByTarget { .. } => "unsupported-by-target",
+            Decline::NoReader { .. } => "no-reader",
             Decline::NonzeroStart { .. } => "nonzero-start",
-            Decline::SumIsNoChain { .. } => "sum-is-no-chain",
             Decline::Unprofitable { .. } => "unprofitable",
             Decline::ChunkBelowTile { .. } => "chunk-below-tile",
             Decline::GatheredDimensionReduced { .. } => "gathered-dimension-reduced",
@@ -122,6 +154,13 @@ impl Decline {
                 Some("--fuse always fuses it nevertheless")
             }
             Decline::FusionOff => Some("--fuse profitable or --fuse always"),
+            Decline::PartialUsedElsewhere { .. } => {
+                Some("use the collective's result instead, where the model allows it")
+            }
+            Decline::NonlinearBetween { .. } => Some("move it behind the collective"),
+            Decline::NamedOperation { .. } => Some("run linalg-generalize-named-ops first"),
+            Decline::NonzeroStart { .. } => Some("add the start in an operation of its own"),
+            Decline::GatheredDimensionReduced { .. } => Some("gather along another dimension"),
             _ => None,
         }
     }

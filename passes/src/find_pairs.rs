@@ -1,37 +1,50 @@
-//! Finds the pairs that track-and-trigger can fuse: a sum of contractions and the reduce-scatter of it.
+//! Finds the pairs that can be fused: a producer and the collective that takes its result, or a gather and its
+//! readers.
 //!
-//! Why: the stores of a producer can be the first transfer of the collective (T3 paper, section 4) only
-//! where nothing but the collective needs the partial value. The IR is left as it is: the pass makes
-//! remarks, and `t3-fuse` calls [`find_pairs`].
+//! Why: the stores of a producer can be the first transfer of its collective (T3 paper, section 4), and a reader
+//! can start on the parts of a gather that have arrived (section 7.2), but only where nothing else needs the
+//! value in between. The IR is left as it is: the pass makes remarks, and `t3-fuse` calls [`examine`].
 //!
 //! ```text
-//! %a = contraction %x, %w          // one product, or a chain of sums of products:
+//! %a = contraction %x, %w          // products, units, sums; then scaling, casts, views, additions
 //! %b = contraction %y, %v          // dX of Q, K and V
 //! %p = %a + %b
-//! %s = shard.reduce_scatter %p     // analysis: pair: 2 products feed the reduce-scatter
+//! %s = shard.reduce_scatter %p     // analysis: pair: 2 products feed the reduce_scatter
+//!
+//! %g = shard.all_gather %t         // analysis: pair: 3 products read the all_gather
+//! %n = norm %g                     // row-wise work on the way
+//! %q, %k, %v = contractions %n, …
 //! ```
 //!
-//! Declines with `not-a-sum`, `one-device`, `partial-used-elsewhere`, `nonlinear-between`,
-//! `not-a-contraction`, `nonzero-start` or `sum-is-no-chain`.
-
-use std::collections::HashMap;
+//! Needs: one program a device, with explicit collectives (after `t3-shard` and `t3-split-all-reduce`).
+//! Guarantees: each reduce-scatter, all-gather and all-to-all gets exactly one remark, at its location: the pair
+//! (analysis; `t3-fuse` then says whether it was fused), why there is none (missed), or why it is no candidate
+//! (analysis: the gather half of an all-reduce, a gather without a reader that could work on parts).
+//!
+//! Declines with `not-a-sum`, `one-device`, `no-producer`, `named-operation`, `partial-used-elsewhere`,
+//! `nonlinear-between`, `nonzero-start`, `not-divisible` or `gathered-dimension-reduced`.
 
 use melior::ir::operation::OperationLike;
-use petgraph::graph::{DiGraph, NodeIndex};
 use t3c_ir::{
-    Blk, Generic, Op, Ref, ScalarOp, Val, context::render_location, ffi, function::functions,
-    generic::is_zero, views::Collective, walk,
+    Generic, Op, TensorType, Val,
+    context::render_location,
+    function::{Function, callee, functions},
+    units::unit_of,
+    views::Collective,
 };
 use t3c_schedule::{CollectiveKind, Reduction};
 
 use crate::{
     calls::call_counts,
     decline::Decline,
+    dimensions::{Kind, kind},
+    flow::Flow,
     group::Group,
     options,
-    pass::{Pass, PassContext, PassError},
-    products::is_product,
-    remark::Kind,
+    pass::{Note, Pass, PassContext, PassError},
+    producers::{Producer, Wanted, producer},
+    readers::{Readers, readers},
+    split_all_reduce::GATHER_HALF,
 };
 
 /// The pass.
@@ -40,59 +53,141 @@ pub struct FindPairs;
 
 impl Pass for FindPairs {
     const NAME: &'static str = "t3-find-pairs";
-    const SUMMARY: &'static str = "Say which products feed a reduce-scatter alone, and why others do not";
+    const SUMMARY: &'static str = "Say which producers feed a collective alone and which readers follow one";
 
     fn from_options(text: &str) -> Result<Self, PassError> {
         options::none(Self::NAME, text).map(|()| Self)
     }
 
     fn run(&self, module: Op<'_, '_>, cx: &PassContext) -> Result<(), PassError> {
-        let gathers = walk::walk(module).into_iter().filter_map(Collective::cast);
-        for gather in gathers.filter(|collective| collective.kind == CollectiveKind::AllGather) {
-            let message = "stays sequential: its readers wait for the whole value";
-            cx.analysis(gather.op, "gather", message);
-        }
         for candidate in find_pairs(module)? {
             let op = candidate.collective.op;
-            match &candidate.found {
-                Err(decline) => cx.missed_times(op, decline, candidate.times),
-                Ok(pair) => {
-                    let products = pair.products.len();
-                    let plural = if products == 1 { "product feeds" } else { "products feed" };
-                    let message = format!("{products} {plural} the reduce-scatter");
-                    let numbers = vec![("products", products as f64)];
-                    cx.remark(op, Kind::Analysis, "pair", message, candidate.times, numbers, None);
+            let note = match &candidate.outcome {
+                Outcome::Declined(decline) => Note::missed(decline),
+                Outcome::Sequential(message) => Note::analysis("gather", message.clone()),
+                Outcome::Pair(pair) => {
+                    let work = pair.leaves().len() as f64;
+                    Note::analysis("pair", pair.summary(module))
+                        .numbers(vec![(pair.what(module), work)])
+                        .pair(pair.name())
                 }
-            }
+            };
+            cx.note(op, note.times(candidate.times));
         }
         Ok(())
     }
 }
 
-/// A reducing collective, and the pair that it belongs to or the reason why it belongs to none.
+/// A collective that could be half of a pair, and what became of it.
 pub struct Candidate<'c, 'a> {
-    /// The reduce-scatter.
+    /// The collective.
     pub collective: Collective<'c, 'a>,
     /// How often the program runs it.
     pub times: u64,
     /// The outcome.
-    pub found: Result<Pair<'c, 'a>, Decline>,
+    pub outcome: Outcome<'c, 'a>,
 }
 
-/// A producer and its collective.
+/// What a collective is to its neighbours.
+pub enum Outcome<'c, 'a> {
+    /// Half of this pair.
+    Pair(Box<Pair<'c, 'a>>),
+    /// Of none, for this reason.
+    Declined(Decline),
+    /// No candidate: why.
+    Sequential(String),
+}
+
+/// The other half of a pair.
+#[derive(Debug)]
+pub enum Side<'c, 'a> {
+    /// It feeds the collective.
+    Producer(Producer<'c, 'a>),
+    /// They read what it gathers.
+    Readers(Readers<'c, 'a>),
+}
+
+/// A collective and what overlaps with it.
 #[derive(Debug)]
 pub struct Pair<'c, 'a> {
-    /// The contractions, in the order in which their results are added.
-    pub products: Vec<Op<'c, 'a>>,
-    /// The additions, innermost first.
-    pub sums: Vec<Op<'c, 'a>>,
+    /// Which collective.
+    pub kind: CollectiveKind,
+    /// What overlaps.
+    pub side: Side<'c, 'a>,
     /// The devices.
     pub group: Group,
-    /// The scattered dimension.
+    /// The dimension that is scattered, gathered or split.
     pub dimension: usize,
+    /// Where an all-to-all lays the pieces.
+    pub concatenate: Option<usize>,
 }
 
-/// Every reduce-scatter of the module, in order, with its pair.
+impl<'c, 'a> Pair<'c, 'a> {
+    /// Everything that moves into the region.
+    pub fn members(&self) -> &[Op<'c, 'a>] {
+        match &self.side {
+            Side::Producer(producer) => &producer.members,
+            Side::Readers(readers) => &readers.members,
+        }
+    }
+
+    /// The operations that do the work.
+    pub fn leaves(&self) -> &[Op<'c, 'a>] {
+        match &self.side {
+            Side::Producer(producer) => &producer.leaves,
+            Side::Readers(readers) => &readers.leaves,
+        }
+    }
+
+    /// What the pair is, by the names of the parameters that its products use: `o_proj reduce_scatter`.
+    pub fn name(&self) -> String {
+        let mut names: Vec<String> = Vec::new();
+        for leaf in self.leaves() {
+            let name = short_name(&render_location(leaf.location()));
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        match &self.side {
+            Side::Producer(_) => format!("{} {}", names.join(" + "), self.kind),
+            Side::Readers(_) => format!("{} {}", self.kind, names.join(", ")),
+        }
+    }
+
+    /// `products`, `lookups`, …: what does the work.
+    pub fn what(&self, module: Op<'c, 'a>) -> &'static str {
+        let kinds: Vec<Kind> = self.leaves().iter().map(|leaf| kind(module, *leaf)).collect();
+        let all = |wanted: fn(&Kind) -> bool| kinds.iter().all(wanted);
+        match () {
+            () if all(|kind| matches!(kind, Kind::Product | Kind::StartedProduct)) => "products",
+            () if all(|kind| matches!(kind, Kind::Unit(_))) => "units",
+            () if all(|kind| matches!(kind, Kind::Elementwise | Kind::Reduction)) => "loops",
+            () => "operations",
+        }
+    }
+
+    fn summary(&self, module: Op<'c, 'a>) -> String {
+        let (count, what) = (self.leaves().len(), self.what(module));
+        let verb = match &self.side {
+            Side::Producer(_) => "feed",
+            Side::Readers(_) => "read",
+        };
+        match count {
+            1 => format!("1 {} {verb}s the {}", what.trim_end_matches('s'), self.kind),
+            _ => format!("{count} {what} {verb} the {}", self.kind),
+        }
+    }
+}
+
+/// `down_proj` of `model.layers.3.mlp.down_proj.weight (config.json:12:5)`.
+fn short_name(location: &str) -> String {
+    let name = location.split_once(" (").map_or(location, |(name, _)| name);
+    let parts = || name.rsplit('.').filter(|part| !matches!(*part, "weight" | "bias"));
+    let is_name = !name.contains(':');
+    parts().next().filter(|_| is_name).unwrap_or(name).to_owned()
+}
+
+/// Every reduce-scatter, all-gather and all-to-all of the module, in order.
 ///
 /// # Errors
 /// When a collective names no grid of the module, or a function calls itself.
@@ -100,177 +195,127 @@ pub fn find_pairs<'c, 'a>(module: Op<'c, 'a>) -> Result<Vec<Candidate<'c, 'a>>, 
     let counts = call_counts(module)?;
     let mut candidates = Vec::new();
     for function in functions(module) {
-        let flow = Dataflow::of(function.body());
+        let Some(body) = function.body() else { continue };
+        let flow = Flow::of(module, body);
         let times = counts.get(&function.name()).copied().unwrap_or(0);
-        for collective in flow.operations().filter_map(Collective::cast) {
-            if collective.kind == CollectiveKind::ReduceScatter {
-                let found = flow.pair(module, collective)?;
-                candidates.push(Candidate { collective, times, found });
-            }
+        for collective in collectives(&flow) {
+            let outcome = examine(&flow, collective)?;
+            candidates.push(Candidate { collective, times, outcome });
         }
     }
     Ok(candidates)
 }
 
-/// The products of `block` whose sum is `value`, in the order in which they are added, and the additions.
+/// The collectives of a block that could be half of a pair.
+pub fn collectives<'c, 'a>(flow: &Flow<'c, 'a>) -> Vec<Collective<'c, 'a>> {
+    use CollectiveKind::{AllGather, AllToAll, ReduceScatter};
+    let all = flow.operations().filter_map(Collective::cast);
+    all.filter(|collective| matches!(collective.kind, ReduceScatter | AllGather | AllToAll)).collect()
+}
+
+/// What `collective` is to its neighbours.
 ///
 /// # Errors
-/// Why `value` is no such sum, or who else than `user` needs a part of it.
-#[allow(clippy::type_complexity)]
-pub fn contribution_chain<'c, 'a>(
-    block: Blk<'c, 'a>,
-    value: Val<'c, 'a>,
-    user: Op<'c, 'a>,
-) -> Result<(Vec<Op<'c, 'a>>, Vec<Op<'c, 'a>>), Decline> {
-    Dataflow::of(Some(block)).chain(value, user)
-}
-
-/// Who uses whose results in one block.
-struct Dataflow<'c, 'a> {
-    graph: DiGraph<Op<'c, 'a>, ()>,
-    nodes: HashMap<usize, NodeIndex>,
-}
-
-/// What an operation is to the sum that a collective reduces.
-enum Role<'c, 'a> {
-    Product,
-    Sum(Val<'c, 'a>, Val<'c, 'a>),
-}
-
-impl<'c, 'a> Dataflow<'c, 'a> {
-    fn of(block: Option<Blk<'c, 'a>>) -> Self {
-        let mut graph = DiGraph::new();
-        let operations = block.map(walk::operations).unwrap_or_default();
-        let nodes: HashMap<usize, NodeIndex> =
-            operations.iter().map(|op| (ffi::op_key(*op), graph.add_node(*op))).collect();
-        for &user in &operations {
-            // A body that reads a tensor by `tensor.extract` uses it as much as an operand does.
-            let operands =
-                walk::walk(user).into_iter().flat_map(|inner| inner.operands().collect::<Vec<_>>());
-            for owner in operands.filter_map(ffi::value_owner) {
-                if let Some(&owner) = nodes.get(&ffi::op_key(owner)) {
-                    graph.add_edge(owner, nodes[&ffi::op_key(user)], ());
-                }
+/// When it names no grid of the module, or is malformed.
+pub fn examine<'c, 'a>(
+    flow: &Flow<'c, 'a>,
+    collective: Collective<'c, 'a>,
+) -> Result<Outcome<'c, 'a>, PassError> {
+    let op = collective.op;
+    let group = Group::of(flow.module, collective)?;
+    let dimension =
+        collective.dimension().ok_or_else(|| PassError::at(op, "expected the collective's dimension"))?;
+    if group.devices == 1 {
+        return Ok(Outcome::Declined(Decline::OneDevice));
+    }
+    let parts = u64::from(group.devices);
+    let concatenate = collective.concatenate();
+    let (input, result) = (collective.input()?, collective.result()?);
+    let feeds = |reduces| {
+        let wanted = Wanted { parts, reduces };
+        producer(flow, input, op, dimension, wanted).map(Side::Producer)
+    };
+    let reads = || readers(flow, op, result, concatenate.unwrap_or(dimension), parts).map(Side::Readers);
+    let found = match collective.kind {
+        CollectiveKind::ReduceScatter if collective.reduction() != Reduction::Sum => {
+            Err(Decline::NotASum { reduction: "max" })
+        }
+        CollectiveKind::ReduceScatter => feeds(true),
+        CollectiveKind::AllGather if op.attribute(GATHER_HALF).is_ok() => {
+            let message =
+                "stays sequential: the gather half of an all-reduce, whose readers wait for the whole value";
+            return Ok(Outcome::Sequential(message.to_owned()));
+        }
+        CollectiveKind::AllGather => match reads() {
+            Err(Decline::NoReader { users }) => {
+                let message = format!("stays sequential: {users} cannot work on parts of the gathered value");
+                return Ok(Outcome::Sequential(message));
             }
+            found => found,
+        },
+        _ => either(flow.module, feeds(false), reads()),
+    };
+    Ok(match found {
+        Ok(side) => {
+            Outcome::Pair(Box::new(Pair { kind: collective.kind, side, group, dimension, concatenate }))
         }
-        Self { graph, nodes }
-    }
+        Err(decline) => Outcome::Declined(decline),
+    })
+}
 
-    fn operations(&self) -> impl Iterator<Item = Op<'c, 'a>> {
-        self.graph.node_weights().copied()
-    }
-
-    fn pair(
-        &self,
-        module: Op<'c, 'a>,
-        collective: Collective<'c, 'a>,
-    ) -> Result<Result<Pair<'c, 'a>, Decline>, PassError> {
-        let group = Group::of(module, collective)?;
-        let dimension = collective
-            .dimension()
-            .ok_or_else(|| PassError::at(collective.op, "expected a scattered dimension"))?;
-        let input = collective.input()?;
-        if collective.reduction() != Reduction::Sum {
-            return Ok(Err(Decline::NotASum { reduction: "max" }));
-        }
-        if group.devices == 1 {
-            return Ok(Err(Decline::OneDevice));
-        }
-        let chain = self.chain(input, collective.op);
-        Ok(chain.map(|(products, sums)| Pair { products, sums, group, dimension }))
-    }
-
-    /// The products and the additions that make up `value`, which nothing else may use.
-    #[allow(clippy::type_complexity)]
-    fn chain(
-        &self,
-        value: Val<'c, 'a>,
-        user: Op<'c, 'a>,
-    ) -> Result<(Vec<Op<'c, 'a>>, Vec<Op<'c, 'a>>), Decline> {
-        let (mut products, mut sums) = (Vec::new(), Vec::new());
-        let mut pending = self.part(value, user)?;
-        // Outermost addition first; each adds one product to a shorter chain, so that adding the products
-        // one after the other rounds as the IR does.
-        loop {
-            match pending {
-                (op, Role::Product) => {
-                    products.push(op);
-                    break;
-                }
-                (op, Role::Sum(x, y)) => {
-                    sums.push(op);
-                    let (last, rest) = match (self.part(x, op)?, self.part(y, op)?) {
-                        (rest, (last, Role::Product)) => (last, rest),
-                        ((last, Role::Product), rest) => (last, rest),
-                        _ => return Err(Decline::SumIsNoChain { location: place(op) }),
-                    };
-                    products.push(last);
-                    pending = rest;
-                }
-            }
-        }
-        products.reverse();
-        sums.reverse();
-        Ok((products, sums))
-    }
-
-    /// The producer of `value`, which `user` alone may use.
-    fn part(&self, value: Val<'c, 'a>, user: Op<'c, 'a>) -> Result<(Op<'c, 'a>, Role<'c, 'a>), Decline> {
-        let owner = ffi::value_owner(value).filter(|op| self.nodes.contains_key(&ffi::op_key(*op)));
-        let owner = owner.ok_or_else(|| Decline::NotAContraction { producer: "an argument".to_owned() })?;
-        let role = self.role(owner)?;
-        let users = || self.graph.neighbors(self.nodes[&ffi::op_key(owner)]).map(|node| self.graph[node]);
-        if users().count() > 1 {
-            let other = users().find(|other| !ffi::same_op(*other, user)).unwrap_or(user);
-            return Err(Decline::PartialUsedElsewhere { user: describe(other) });
-        }
-        Ok((owner, role))
-    }
-
-    fn role(&self, op: Op<'c, 'a>) -> Result<Role<'c, 'a>, Decline> {
-        let not_a_contraction = || Decline::NotAContraction { producer: describe(op) };
-        if !walk::is(op, "linalg.generic") {
-            return Err(not_a_contraction());
-        }
-        let generic = Generic::read(op).map_err(|_| not_a_contraction())?;
-        if generic.contraction().is_some_and(|contraction| is_product(&contraction)) {
-            return match is_zero(generic.init) {
-                true => Ok(Role::Product),
-                false => Err(Decline::NonzeroStart { location: place(op) }),
-            };
-        }
-        if is_addition(&generic) {
-            return Ok(Role::Sum(generic.inputs[0], generic.inputs[1]));
-        }
-        let of_product = |value: &Val<'c, 'a>| {
-            ffi::value_owner(*value)
-                .and_then(|op| Generic::read(op).ok())
-                .is_some_and(|generic| generic.is_contraction())
+/// An all-to-all overlaps with what feeds it or with what reads it, whichever does more work.
+fn either<'c, 'a>(
+    module: Op<'c, 'a>,
+    feeds: Result<Side<'c, 'a>, Decline>,
+    reads: Result<Side<'c, 'a>, Decline>,
+) -> Result<Side<'c, 'a>, Decline> {
+    let work = |side: &Side<'c, 'a>| {
+        let leaves = match side {
+            Side::Producer(producer) => &producer.leaves,
+            Side::Readers(readers) => &readers.leaves,
         };
-        match generic.is_elementwise() && generic.inputs.iter().any(of_product) {
-            true => Err(Decline::NonlinearBetween { operation: describe(op) }),
-            false => Err(not_a_contraction()),
+        leaves.iter().map(|leaf| flops(module, *leaf)).sum::<u64>()
+    };
+    match (feeds, reads) {
+        (Ok(feeds), Ok(reads)) => Ok(if work(&reads) > work(&feeds) { reads } else { feeds }),
+        (Ok(side), Err(_)) | (Err(_), Ok(side)) => Ok(side),
+        (Err(Decline::NoProducer { .. }), Err(decline @ Decline::GatheredDimensionReduced { .. })) => {
+            Err(decline)
         }
+        (Err(decline), Err(_)) => Err(decline),
     }
 }
 
-/// Whether `generic` is `x + y` of one shape, element by element.
-fn is_addition(generic: &Generic<'_, '_>) -> bool {
-    let body = &generic.body;
-    let same_maps = generic.maps.windows(2).all(|maps| maps[0] == maps[1]);
-    generic.inputs.len() == 2
-        && generic.is_elementwise()
-        && same_maps
-        && body.insts.len() == 1
-        && body.yields == [Ref::Inst(0)]
-        && body.insts[0].op == ScalarOp::AddF
-        && matches!(body.insts[0].operands[..], [Ref::Arg(0), Ref::Arg(1)] | [Ref::Arg(1), Ref::Arg(0)])
+/// Floating-point operations of an operation.
+pub fn flops(module: Op<'_, '_>, op: Op<'_, '_>) -> u64 {
+    if Generic::is(op) {
+        return Generic::read(op).map_or(0, |generic| generic.flops());
+    }
+    callee(module, op).and_then(|function: Function<'_, '_>| unit_of(function)).map_or(0, |unit| unit.flops())
 }
 
-fn place(op: Op<'_, '_>) -> String {
-    render_location(op.location())
+/// Bytes of a value that a collective really moves or keeps: an all-to-all's rows may be padded, and `t3.rows`
+/// counts those that are not.
+pub fn moved_bytes(op: Op<'_, '_>, value: Val<'_, '_>) -> u64 {
+    let Ok(r#type) = TensorType::of(value) else { return 0 };
+    let whole = r#type.elements().saturating_mul(r#type.element.bytes());
+    let row = r#type.shape.last().copied().unwrap_or(1).saturating_mul(r#type.element.bytes());
+    let rows = t3c_ir::attributes::integer(op, ROWS).and_then(|rows| u64::try_from(rows).ok());
+    rows.map_or(whole, |rows| rows.saturating_mul(row).min(whole))
 }
 
-fn describe(op: Op<'_, '_>) -> String {
-    format!("{} at {}", walk::name(op), place(op))
+/// The attribute of an all-to-all that counts the rows of a device's operand that are no padding. A row is an
+/// index of all dimensions but the last.
+pub const ROWS: &str = "t3.rows";
+
+#[cfg(test)]
+mod tests {
+    use super::short_name;
+
+    #[test]
+    fn a_pair_is_named_after_its_parameters() {
+        assert_eq!(short_name("model.layers.3.mlp.down_proj.weight (config.json:12:5)"), "down_proj");
+        assert_eq!(short_name("model.layers.3.mlp.down_proj"), "down_proj");
+        assert_eq!(short_name("layer.mlir:12:5"), "layer.mlir:12:5");
+    }
 }

@@ -1,37 +1,54 @@
-//! Fuses pairs into `t3.track_and_trigger`.
+//! Fuses pairs: a producer and its collective into `t3.track_and_trigger`, a gather and its readers into
+//! `t3.consume`.
 //!
-//! Why: inside the op the collective advances while its producer still runs (T3 paper, section 4.1), and the
-//! plain collective is gone from the program.
+//! Why: inside the op the collective advances while its other half still runs (T3 paper, section 4.1; for readers
+//! section 7.2), and the plain collective is gone from the program.
 //!
 //! ```text
 //! before  %p = contraction %x, %w                      : 8x6
 //!         %s = shard.reduce_scatter %p scatter_axis = 0 : 8x6 -> 2x6
 //! after   %s = t3.track_and_trigger reduce_scatter dim = 0 (%x, %w) { %p = contraction …; t3.yield %p }
+//!
+//! before  %g = shard.all_gather %t gather_axis = 0     : 2x4 -> 8x4
+//!         %q = contraction %g, %wq
+//!         %k = contraction %g, %wk
+//! after   %q, %k = t3.consume all_gather dim = 0 (%t, %wq, %wk) { ^(%g, …): two contractions; t3.yield %q, %k }
 //! ```
+//!
+//! Needs: one program a device (after `t3-shard`, `t3-split-all-reduce`). Guarantees: the region computes what the
+//! operations before it computed, in their order, so that fused equals unfused bit for bit; each pair that
+//! `t3-find-pairs` reports gets exactly one remark, passed or missed.
 //!
 //! `policy=profitable` declines a pair that the closed-form bound of the schedule crate does not favour
 //! (`unprofitable`) or whose chunks are smaller than a tile (`chunk-below-tile`); `never` declines every pair
-//! (`fusion-off`). The machine's rates are options, so that this pass knows numbers and no system files.
+//! (`fusion-off`). The machine's rates are options, so that this pass knows numbers and no system files. With
+//! `only=sums` pairs other than sums of products and their reduce-scatter are declined (`unsupported-by-target`).
+//! A producer between two collectives that could each be fused with it goes to the reducing one
+//! (`fused-elsewhere`).
 
-use melior::ir::{
-    Attribute, Block, BlockLike, Location, Region, RegionLike, ValueLike,
-    operation::{OperationBuilder, OperationLike},
+use std::collections::HashSet;
+
+use melior::ir::operation::OperationLike;
+use t3c_ir::{Blk, Op, TensorType, Val, ffi, function::functions, views::Collective};
+use t3c_schedule::{
+    CollectiveKind,
+    cost::{self, Bound, Rates},
 };
-use t3c_ir::{
-    Builder, Error, Generic, Op, TensorType, Val,
-    attributes::{integer_attr, integers_attr, named, symbol_attr},
-    ffi, walk,
-};
-use t3c_schedule::cost::{self, Bound, Rates};
 
 use crate::{
+    calls::call_counts,
     configure_address_space::{BLOCKS, TILE, block_extent},
     decline::Decline,
-    find_pairs::{Pair, find_pairs},
+    dimensions::{Kind, kind},
+    find_pairs::{Outcome, Pair, Side, collectives, examine, flops, moved_bytes},
+    flow::Flow,
     options,
-    pass::{Pass, PassContext, PassError},
-    remark::Kind,
+    pass::{Note, Pass, PassContext, PassError},
+    producers::{bytes, chain_of_products},
+    region,
 };
+
+pub(crate) use crate::region::erase_unused;
 
 /// Which pairs to fuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,13 +104,35 @@ pub struct Fuse {
     pub rates: Rates,
     /// Indices along the scattered dimension that a tile of the product covers.
     pub tile: u64,
+    /// Which pairs the target can run fused.
+    pub only: Only,
+}
+
+/// Pairs that a target can run fused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Only {
+    /// All.
+    #[default]
+    All,
+    /// Sums of matrix products with their reduce-scatter.
+    Sums,
+}
+
+impl std::fmt::Display for Only {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Only::All => "all",
+            Only::Sums => "sums",
+        })
+    }
 }
 
 impl Pass for Fuse {
     const NAME: &'static str = "t3-fuse";
-    const SUMMARY: &'static str = "Fuse each pair into t3.track_and_trigger";
+    const SUMMARY: &'static str = "Fuse each pair into t3.track_and_trigger or t3.consume";
     const OPTIONS: &'static [&'static str] = &[
         "policy=profitable: always, profitable or never",
+        "only=all: pairs that the target can run fused: all, or sums of products with their reduce-scatter",
         "tile=128: rows or columns of a product's tile",
         "flops=114.7e12: floating-point operations a second",
         "memory=1e12: bytes a second of a device's memory",
@@ -104,12 +143,16 @@ impl Pass for Fuse {
     ];
 
     fn from_options(text: &str) -> Result<Self, PassError> {
-        let mut pass = Self { policy: Policy::Profitable, rates: RATES, tile: TILE };
-        let known = ["policy", "tile", "flops", "memory", "link", "latency", "trigger", "launch"];
+        let mut pass = Self { policy: Policy::Profitable, rates: RATES, tile: TILE, only: Only::All };
+        let known = ["policy", "only", "tile", "flops", "memory", "link", "latency", "trigger", "launch"];
         for (key, value) in options::parse(Self::NAME, text, &known)? {
             let seconds_or_rate = match key {
                 "policy" => {
                     pass.policy = value.parse()?;
+                    continue;
+                }
+                "only" => {
+                    pass.only = only(value)?;
                     continue;
                 }
                 "tile" => {
@@ -129,34 +172,105 @@ impl Pass for Fuse {
     }
 
     fn run(&self, module: Op<'_, '_>, cx: &PassContext) -> Result<(), PassError> {
-        for candidate in find_pairs(module)? {
-            let Ok(pair) = &candidate.found else { continue };
-            let partial = TensorType::of(candidate.collective.input()?)?;
-            let work = size(pair, &partial, self.tile)?;
-            let bound = cost::bound(&work, &self.rates);
-            let extent = partial.shape[pair.dimension];
-            match self.why_not(extent, pair.group.devices, &bound) {
-                Some(decline) => cx.missed_times(candidate.collective.op, &decline, candidate.times),
-                None => {
-                    let fused = fuse(candidate.collective.op, pair)?;
-                    let (message, numbers) = summary(pair, &bound);
-                    cx.remark(fused, Kind::Passed, "fused", message, candidate.times, numbers, None);
-                }
-            }
+        let counts = call_counts(module)?;
+        for function in functions(module) {
+            let Some(body) = function.body() else { continue };
+            let times = counts.get(&function.name()).copied().unwrap_or(0);
+            self.block(module, body, times, cx)?;
         }
         Ok(())
     }
 }
 
+fn only(value: &str) -> Result<Only, PassError> {
+    [Only::All, Only::Sums].into_iter().find(|only| only.to_string() == value).ok_or_else(|| {
+        PassError::Option {
+            pass: Fuse::NAME,
+            option: format!("only={value}"),
+            expected: "all or sums".to_owned(),
+        }
+    })
+}
+
 impl Fuse {
-    /// Why a pair whose scattered dimension has `extent` indices stays unfused.
-    fn why_not(&self, extent: u64, devices: u32, bound: &Bound) -> Option<Decline> {
-        let chunk = extent / u64::from(devices);
-        let tile = self.tile.min(extent);
+    /// The pairs of one function, the reducing ones first: what two collectives could take goes to them.
+    fn block<'c, 'a>(
+        &self,
+        module: Op<'c, 'a>,
+        block: Blk<'c, 'a>,
+        times: u64,
+        cx: &PassContext,
+    ) -> Result<(), PassError> {
+        let flow = Flow::of(module, block);
+        let mut pairs: Vec<Collective<'c, 'a>> = Vec::new();
+        for collective in collectives(&flow) {
+            if matches!(examine(&flow, collective)?, Outcome::Pair(_)) {
+                pairs.push(collective);
+            }
+        }
+        pairs.sort_by_key(|collective| match collective.kind {
+            CollectiveKind::ReduceScatter => 0,
+            CollectiveKind::AllToAll => 1,
+            _ => 2,
+        });
+        for collective in pairs {
+            // Seen anew after each fusion, which moves operations and may have taken this one's other half.
+            let flow = Flow::of(module, block);
+            let pair = match examine(&flow, collective)? {
+                Outcome::Pair(pair) => pair,
+                outcome => {
+                    let decline = match outcome {
+                        Outcome::Declined(decline) => decline,
+                        _ => Decline::FusedElsewhere { other: "another pair".to_owned() },
+                    };
+                    cx.note(collective.op, Note::missed(&decline).times(times));
+                    continue;
+                }
+            };
+            let name = pair.name();
+            let sizes = Sizes::of(&flow, collective, &pair, self.tile)?;
+            let bound = sizes.bound(&pair, &self.rates);
+            match self.why_not(&flow, collective, &pair, &sizes, &bound) {
+                Some(decline) => {
+                    cx.note(collective.op, Note::missed(&decline).times(times).pair(name));
+                }
+                None => {
+                    let (message, numbers) = summary(&pair, &sizes, &bound);
+                    let fused = region::fuse(&flow, collective, &pair)?;
+                    let note = Note::passed("fused", message).numbers(numbers);
+                    cx.note(fused, note.times(times).pair(name));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a pair stays unfused.
+    fn why_not<'c, 'a>(
+        &self,
+        flow: &Flow<'c, 'a>,
+        collective: Collective<'c, 'a>,
+        pair: &Pair<'c, 'a>,
+        sizes: &Sizes,
+        bound: &Bound,
+    ) -> Option<Decline> {
+        if self.policy == Policy::Never {
+            return Some(Decline::FusionOff);
+        }
+        if self.only == Only::Sums && !is_sum(flow, collective, pair) {
+            return Some(Decline::UnsupportedByTarget { pair: pair.name() });
+        }
+        self.unprofitable(sizes, bound)
+    }
+
+    fn unprofitable(&self, sizes: &Sizes, bound: &Bound) -> Option<Decline> {
+        let tile = self.tile.min(sizes.extent);
         match self.policy {
             Policy::Always => None,
             Policy::Never => Some(Decline::FusionOff),
-            Policy::Profitable if chunk < tile => Some(Decline::ChunkBelowTile { chunk, tile }),
+            Policy::Profitable if sizes.chunk < tile => {
+                Some(Decline::ChunkBelowTile { chunk: sizes.chunk, tile })
+            }
             Policy::Profitable if !bound.is_profitable() => Some(Decline::Unprofitable {
                 sequential_us: 1e6 * bound.sequential,
                 fused_us: 1e6 * bound.fused,
@@ -167,137 +281,89 @@ impl Fuse {
     }
 }
 
-/// What the bound needs of a pair on one device.
-fn size(pair: &Pair<'_, '_>, partial: &TensorType, tile: u64) -> Result<cost::Pair, PassError> {
-    let bytes = |r#type: &TensorType| r#type.elements() * r#type.element.bytes();
-    let (mut flops, mut producer_bytes) = (0, 0);
-    for product in &pair.products {
-        let generic = Generic::read(*product)?;
-        flops += generic.flops();
-        producer_bytes += bytes(&generic.result);
-        for input in &generic.inputs {
-            producer_bytes += bytes(&TensorType::of(*input)?);
-        }
-    }
-    let devices = pair.group.devices;
-    let chunk = (partial.shape[pair.dimension] / u64::from(devices)).max(1);
-    // The chunk produced first triggers nothing; every other one fires once a block.
-    let triggers = u64::from(devices - 1) * chunk.div_ceil(block_extent(chunk, tile, BLOCKS));
-    Ok(cost::Pair { flops, producer_bytes, bytes: bytes(partial), devices, triggers })
+/// Whether a pair is a sum of products and its reduce-scatter, with nothing between them.
+fn is_sum<'c, 'a>(flow: &Flow<'c, 'a>, collective: Collective<'c, 'a>, pair: &Pair<'c, 'a>) -> bool {
+    let contribution = collective.input().ok().and_then(|input| flow.owner(input));
+    let is_work = |op| kind(flow.module, op) == Kind::Product || chain_of_products(op).is_some();
+    pair.kind == CollectiveKind::ReduceScatter && contribution.is_some_and(is_work)
 }
 
-fn summary(pair: &Pair<'_, '_>, bound: &Bound) -> (String, Vec<(&'static str, f64)>) {
+/// The sizes of a pair on one device.
+struct Sizes {
+    /// What the bound needs.
+    pair: cost::Pair,
+    /// Indices along the dimension of chunks.
+    extent: u64,
+    /// Indices of a chunk.
+    chunk: u64,
+}
+
+impl Sizes {
+    fn of<'c, 'a>(
+        flow: &Flow<'c, 'a>,
+        collective: Collective<'c, 'a>,
+        pair: &Pair<'c, 'a>,
+        tile: u64,
+    ) -> Result<Self, PassError> {
+        let (input, result) = (collective.input()?, collective.result()?);
+        let (whole, dimension) = match pair.side {
+            Side::Producer(_) => (input, pair.dimension),
+            Side::Readers(_) => (result, pair.concatenate.unwrap_or(pair.dimension)),
+        };
+        let devices = pair.group.devices;
+        let extent = TensorType::of(whole)?.shape[dimension];
+        let chunk = extent / u64::from(devices);
+        let block = block_extent(chunk, tile, BLOCKS);
+        // The chunk produced first triggers nothing, nor does a device's own part; every other fires once a block.
+        let triggers = u64::from(devices - 1) * chunk.max(1).div_ceil(block);
+        let members = pair.members();
+        let inside: HashSet<usize> = members.iter().map(|member| ffi::op_key(*member)).collect();
+        let is_inside = |value: &Val<'c, 'a>| {
+            flow.owner(*value).is_some_and(|owner| inside.contains(&ffi::op_key(owner)))
+        };
+        let mut read: Vec<Val<'c, 'a>> = Vec::new();
+        for value in members.iter().flat_map(|member| flow.reads(*member)) {
+            if !is_inside(&value) && !read.contains(&value) {
+                read.push(value);
+            }
+        }
+        let made = members.iter().filter_map(|member| member.result(0).ok()).map(Into::into);
+        let written = made.filter(|value: &Val<'c, 'a>| {
+            flow.users(*value).iter().any(|user| !inside.contains(&ffi::op_key(*user)))
+        });
+        let producer_bytes = read.into_iter().map(bytes).sum::<u64>() + written.map(bytes).sum::<u64>();
+        let flops = members.iter().map(|member| flops(flow.module, *member)).sum();
+        let bytes = moved_bytes(collective.op, whole);
+        Ok(Self { pair: cost::Pair { flops, producer_bytes, bytes, devices, triggers }, extent, chunk })
+    }
+
+    fn bound(&self, pair: &Pair<'_, '_>, rates: &Rates) -> Bound {
+        match pair.side {
+            Side::Producer(_) => cost::producer_bound(pair.kind, &self.pair, rates),
+            Side::Readers(_) => cost::reader_bound(pair.kind, &self.pair, rates),
+        }
+    }
+}
+
+fn summary(pair: &Pair<'_, '_>, sizes: &Sizes, bound: &Bound) -> (String, Vec<(&'static str, f64)>) {
     let (sequential, fused) = (1e6 * bound.sequential, 1e6 * bound.fused);
+    let (devices, dimension) = (pair.group.devices, pair.dimension);
     let message = format!(
-        "with reduce_scatter over {} devices ({} chunks along dimension {}; {sequential:.1} us before, {fused:.1} us after, by the bound)",
-        pair.group.devices, pair.group.devices, pair.dimension
+        "with {} over {devices} devices ({devices} chunks along dimension {dimension}; {sequential:.1} us before, {fused:.1} us after, by the bound)",
+        pair.kind
     );
+    let work = match pair.side {
+        Side::Producer(_) => "producers",
+        Side::Readers(_) => "readers",
+    };
     let numbers = vec![
-        ("devices", f64::from(pair.group.devices)),
-        ("products", pair.products.len() as f64),
+        ("devices", f64::from(devices)),
+        (work, pair.leaves().len() as f64),
+        ("bytes", sizes.pair.bytes as f64),
         ("sequential_us", sequential),
         ("fused_us", fused),
     ];
     (message, numbers)
-}
-
-/// Moves the producer into a `t3.track_and_trigger` that stands in the collective's place.
-fn fuse<'c, 'a>(collective: Op<'c, 'a>, pair: &Pair<'c, 'a>) -> Result<Op<'c, 'a>, PassError> {
-    let context = ffi::context_of(collective);
-    let (inputs, starts) = operands(pair)?;
-    let (contribution, result) = (collective.operand(0)?, collective.result(0)?);
-    let locations: Vec<Location<'c>> =
-        pair.products.iter().chain([&collective]).map(|op| op.location()).collect();
-    let location = ffi::fused_location(context, &locations);
-
-    let arguments: Vec<_> = inputs.iter().map(|input| (input.r#type(), location)).collect();
-    let block = Block::new(&arguments);
-    let end = OperationBuilder::new("t3.yield", location).add_operands(&[ffi::shorten(contribution)]);
-    block.append_operation(end.build()?);
-    let region = Region::new();
-    region.append_block(block);
-    let parse = |text: &str| {
-        Attribute::parse(context, text).ok_or_else(|| Error::Mlir(format!("cannot parse {text}")))
-    };
-    let axes: Vec<i64> = pair.group.axes.iter().map(|&axis| axis as i64).collect();
-    let attributes = [
-        named(context, "collective", parse("#t3<collective reduce_scatter>")?),
-        named(context, "grid", symbol_attr(context, &pair.group.grid)),
-        named(context, "axes", integers_attr(context, &axes)),
-        named(context, "dim", integer_attr(context, pair.dimension as i64)),
-    ];
-    let place = Builder::before(collective)?.at(location);
-    let types = [result.r#type()];
-    let fused = place.op("t3.track_and_trigger", &inputs, &types, &attributes, vec![region])?;
-
-    move_inside(fused, pair, &inputs)?;
-    ffi::replace_all_uses(result.into(), fused.result(0)?.into());
-    ffi::erase(collective);
-    starts.into_iter().filter_map(ffi::value_owner).for_each(erase_unused);
-    Ok(fused)
-}
-
-/// The distinct tensors that the products read, in order of first use, and what the operations start from.
-#[allow(clippy::type_complexity)]
-fn operands<'c, 'a>(pair: &Pair<'c, 'a>) -> Result<(Vec<Val<'c, 'a>>, Vec<Val<'c, 'a>>), PassError> {
-    let (mut inputs, mut starts) = (Vec::new(), Vec::new());
-    for product in &pair.products {
-        let generic = Generic::read(*product)?;
-        starts.push(generic.init);
-        for input in generic.inputs {
-            if !inputs.contains(&input) {
-                inputs.push(input);
-            }
-        }
-    }
-    for sum in &pair.sums {
-        starts.push(Generic::read(*sum)?.init);
-    }
-    Ok((inputs, starts))
-}
-
-/// Moves products and additions before the region's terminator, in program order; each gets a start of its
-/// own, and the products read the block's arguments.
-fn move_inside<'c, 'a>(
-    fused: Op<'c, 'a>,
-    pair: &Pair<'c, 'a>,
-    inputs: &[Val<'c, 'a>],
-) -> Result<(), PassError> {
-    let block = walk::body(fused).ok_or_else(|| PassError::at(fused, "has no body"))?;
-    let terminator =
-        walk::operations(block).pop().ok_or_else(|| PassError::at(fused, "has no terminator"))?;
-    let source = fused.block().ok_or_else(|| PassError::at(fused, "sits in no block"))?;
-    let mut members = walk::operations(source);
-    members.retain(|op| pair.products.iter().chain(&pair.sums).any(|member| ffi::same_op(*member, *op)));
-    for member in members {
-        let generic = Generic::read(member)?;
-        let place = Builder::before(terminator)?.at(member.location());
-        let start = if generic.is_contraction() {
-            place.fill(0.0, &generic.result)?
-        } else {
-            place.empty(&generic.result)?
-        };
-        for (number, input) in generic.inputs.iter().enumerate() {
-            // The operands of additions are products, which move inside themselves.
-            if let Some(index) = inputs.iter().position(|other| other == input) {
-                ffi::set_operand(member, number, block.argument(index)?.into());
-            }
-        }
-        ffi::set_operand(member, generic.inputs.len(), start);
-        ffi::move_before(member, terminator);
-    }
-    Ok(())
-}
-
-/// Erases a fill, an empty tensor or a constant that nothing uses any more, and what only it used.
-pub(crate) fn erase_unused(op: Op<'_, '_>) {
-    let erasable = ["linalg.fill", "tensor.empty", "arith.constant"].iter().any(|name| walk::is(op, name));
-    let used = op.results().any(|result| !ffi::uses(result.into()).is_empty());
-    if erasable && !used {
-        let operands: Vec<_> = op.operands().filter_map(ffi::value_owner).collect();
-        ffi::erase(op);
-        operands.into_iter().for_each(erase_unused);
-    }
 }
 
 #[cfg(test)]
@@ -308,16 +374,24 @@ mod tests {
         Bound { producer: 0.0, transfer: 0.0, sequential, fused }
     }
 
+    fn sizes(extent: u64) -> Sizes {
+        let pair = cost::Pair { flops: 0, producer_bytes: 0, bytes: 0, devices: 4, triggers: 0 };
+        Sizes { pair, extent, chunk: extent / 4 }
+    }
+
     #[test]
     fn the_policy_decides() {
         let with = |text: &str| Fuse::from_options(text).unwrap();
-        assert_eq!(with("policy=always").why_not(4, 4, &bound(1.0, 2.0)), None);
-        assert_eq!(with("policy=never").why_not(1024, 4, &bound(2.0, 1.0)), Some(Decline::FusionOff));
-        assert_eq!(with("").why_not(1024, 4, &bound(2.0, 1.0)), None);
-        assert_eq!(with("").why_not(1024, 4, &bound(1.0, 2.0)).unwrap().id(), "unprofitable");
+        assert_eq!(with("policy=always").unprofitable(&sizes(4), &bound(1.0, 2.0)), None);
+        assert_eq!(
+            with("policy=never").unprofitable(&sizes(1024), &bound(2.0, 1.0)),
+            Some(Decline::FusionOff)
+        );
+        assert_eq!(with("").unprofitable(&sizes(1024), &bound(2.0, 1.0)), None);
+        assert_eq!(with("").unprofitable(&sizes(1024), &bound(1.0, 2.0)).unwrap().id(), "unprofitable");
         let below = Decline::ChunkBelowTile { chunk: 16, tile: 64 };
-        assert_eq!(with("").why_not(64, 4, &bound(2.0, 1.0)), Some(below));
-        assert_eq!(with("tile=16").why_not(64, 4, &bound(2.0, 1.0)), None);
+        assert_eq!(with("").unprofitable(&sizes(64), &bound(2.0, 1.0)), Some(below));
+        assert_eq!(with("tile=16").unprofitable(&sizes(64), &bound(2.0, 1.0)), None);
     }
 
     #[test]

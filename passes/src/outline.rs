@@ -10,10 +10,14 @@
 //!         func.func private @kernel_0(%p, %x) attributes {t3.kernel = "loops"} { exp; add; return }
 //! ```
 //!
+//! Needs: one program a device, in generic form. Guarantees: afterwards each operation of a function or of a t3
+//! region is a step: a product, a collective, a t3 operation, or a call.
+//!
 //! Kernels take exactly the tensors they read, in order of first use, and return those that others use, in
 //! program order. `t3.kernel` is `loops`, `constant` (returns constants and fills, reads nothing) or `offset`
 //! (computes from the device's coordinate). Constants, fills and empty tensors are cloned into the kernels
-//! that use them; the zero fill that a product starts from stays with the product. Operations may move, so that
+//! that use them; the zero fill that a product starts from stays with the product, and so do the additions of
+//! products in `t3.track_and_trigger`. Regions of t3 operations are treated as functions are. Operations may move, so that
 //! a kernel stands before its first user. Units and kernels themselves are left alone.
 
 use std::collections::{HashMap, HashSet};
@@ -35,6 +39,7 @@ use crate::{
     clusters::{Class, Node, clusters},
     options,
     pass::{Pass, PassContext, PassError},
+    producers::chain_of_products,
     products::product_of,
 };
 
@@ -57,9 +62,13 @@ impl Pass for Outline {
         let mut kernels = Kernels::new(module)?;
         let all = functions(module).into_iter();
         for function in all.filter(|function| is_program(*function)) {
-            let found = Graph::of(function)?;
-            let order = clusters(&found.nodes);
-            found.rewrite(&order, &mut kernels)?;
+            let Some(body) = function.body() else { continue };
+            let regions = walk::operations(body).into_iter().filter(|op| walk::name(*op).starts_with("t3."));
+            for block in regions.filter_map(walk::body).chain([body]) {
+                let found = Graph::of(function, block)?;
+                let order = clusters(&found.nodes);
+                found.rewrite(&order, &mut kernels)?;
+            }
         }
         let message = format!("{} kernels, called {} times", kernels.made, kernels.called);
         if kernels.called > 0 {
@@ -79,7 +88,7 @@ pub fn kernel_kind(function: Function<'_, '_>) -> Option<String> {
     t3c_ir::attributes::string(function.0, KERNEL)
 }
 
-/// One function's operations, as nodes to cluster.
+/// The operations of a function, or of a region of a t3 operation, as nodes to cluster.
 struct Graph<'c, 'a> {
     operations: Vec<Op<'c, 'a>>,
     terminator: Op<'c, 'a>,
@@ -93,8 +102,8 @@ struct Graph<'c, 'a> {
 }
 
 impl<'c, 'a> Graph<'c, 'a> {
-    fn of(function: Function<'c, 'a>) -> Result<Self, PassError> {
-        let mut operations = function.body().map(walk::operations).unwrap_or_default();
+    fn of(function: Function<'c, 'a>, block: Blk<'c, 'a>) -> Result<Self, PassError> {
+        let mut operations = walk::operations(block);
         let terminator = operations.pop().ok_or_else(|| PassError::at(function.0, "has an empty body"))?;
         let sources = sources(&operations);
         let mut graph = Self {
@@ -217,7 +226,7 @@ impl<'c, 'a> Graph<'c, 'a> {
                         });
                         !own && !inside.contains(&ffi::op_key(owner)) && !self.is_source(owner)
                     }
-                    None => is_function_argument(value, self.terminator),
+                    None => is_block_argument(value, self.terminator),
                 };
                 if is_outside && !read.contains(&value) {
                     read.push(value);
@@ -368,6 +377,13 @@ fn is_step(op: Op<'_, '_>) -> bool {
         || walk::name(op).starts_with("t3.")
         || Collective::cast(op).is_some()
         || product_of(op).is_some()
+        || is_chain(op)
+}
+
+/// Whether an operation adds up the products that a fused collective reduces: they go into one buffer.
+fn is_chain(op: Op<'_, '_>) -> bool {
+    ffi::parent(op).is_some_and(|parent| walk::is(parent, "t3.track_and_trigger"))
+        && chain_of_products(op).is_some()
 }
 
 /// Whether the results of an operation have one element each.
@@ -397,9 +413,10 @@ fn operands<'c, 'a>(op: Op<'c, 'a>) -> Vec<Val<'c, 'a>> {
     walk::walk(op).into_iter().flat_map(|inner| inner.operands().collect::<Vec<_>>()).collect()
 }
 
-fn is_function_argument<'c, 'a>(value: Val<'c, 'a>, terminator: Op<'c, 'a>) -> bool {
-    let function = ffi::parent(terminator).and_then(Function::cast);
-    function.is_some_and(|function| function.arguments().contains(&value))
+fn is_block_argument<'c, 'a>(value: Val<'c, 'a>, terminator: Op<'c, 'a>) -> bool {
+    let Some(block) = terminator.block() else { return false };
+    let arguments = (0..block.argument_count()).filter_map(|index| block.argument(index).ok());
+    arguments.map(Val::from).any(|argument| argument == value)
 }
 
 /// The kernels of a module.

@@ -131,9 +131,65 @@ impl PassContext {
         numbers: Vec<(&'static str, f64)>,
         suggest: Option<&'static str>,
     ) {
-        let pass = self.pass;
-        let location = String::new();
-        remark::record(operation, Remark { kind, pass, reason, message, location, times, numbers, suggest });
+        self.note(operation, Note { kind, reason, message, times, numbers, suggest, pair: None });
+    }
+
+    /// Any remark, also about a pair.
+    pub fn note(&self, operation: Op<'_, '_>, note: Note) {
+        let Note { kind, reason, message, times, numbers, suggest, pair } = note;
+        let (pass, location, function) = (self.pass, String::new(), String::new());
+        let remark =
+            Remark { kind, pass, reason, message, location, function, pair, times, numbers, suggest };
+        remark::record(operation, remark);
+    }
+}
+
+/// A remark before it has a place.
+#[derive(Clone, Debug)]
+pub struct Note {
+    kind: Kind,
+    reason: &'static str,
+    message: String,
+    times: u64,
+    numbers: Vec<(&'static str, f64)>,
+    suggest: Option<&'static str>,
+    pair: Option<String>,
+}
+
+impl Note {
+    fn new(kind: Kind, reason: &'static str, message: String) -> Self {
+        Self { kind, reason, message, times: 1, numbers: vec![], suggest: None, pair: None }
+    }
+
+    /// The pass did what it exists for.
+    pub fn passed(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Kind::Passed, reason, message.into())
+    }
+
+    /// A fact.
+    pub fn analysis(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Kind::Analysis, reason, message.into())
+    }
+
+    /// The pass left something as it is.
+    pub fn missed(decline: &Decline) -> Self {
+        let note = Self::new(Kind::Missed, decline.id(), decline.to_string());
+        Self { numbers: decline.numbers(), suggest: decline.suggestion(), ..note }
+    }
+
+    /// For a place that the program meets `times` times.
+    pub fn times(self, times: u64) -> Self {
+        Self { times, ..self }
+    }
+
+    /// With these figures.
+    pub fn numbers(self, numbers: Vec<(&'static str, f64)>) -> Self {
+        Self { numbers, ..self }
+    }
+
+    /// About this pair.
+    pub fn pair(self, pair: String) -> Self {
+        Self { pair: Some(pair), ..self }
     }
 }
 

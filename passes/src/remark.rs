@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 
 use serde::Serialize;
-use t3c_ir::{Op, Severity, context::render_location, ffi};
+use t3c_ir::{Op, Severity, context::render_location, ffi, function::Function};
 
 /// MLIR's kinds of remark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -44,6 +44,11 @@ pub struct Remark {
     pub message: String,
     /// Where in the user's model.
     pub location: String,
+    /// The function that holds the place.
+    pub function: String,
+    /// What the pair is, where the remark is about one: `o_proj reduce_scatter`, `all_gather q_proj, k_proj`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pair: Option<String>,
     /// How often the program meets the place: the calls of its function, over all callers.
     pub times: u64,
     /// The figures behind the decision.
@@ -96,6 +101,7 @@ pub fn collect<T>(work: impl FnOnce() -> T) -> (T, Vec<Remark>) {
 pub(crate) fn record(operation: Op<'_, '_>, mut remark: Remark) {
     use melior::ir::operation::OperationLike;
     remark.location = render_location(operation.location());
+    remark.function = holder(operation);
     let unkept = LISTS.with_borrow_mut(|lists| match lists.last_mut() {
         Some(list) => {
             list.push(remark);
@@ -109,6 +115,18 @@ pub(crate) fn record(operation: Op<'_, '_>, mut remark: Remark) {
     }
 }
 
+/// The name of the function around an operation; empty for none.
+fn holder(operation: Op<'_, '_>) -> String {
+    let mut at = Some(operation);
+    while let Some(op) = at {
+        if let Some(function) = Function::cast(op) {
+            return function.name();
+        }
+        at = ffi::parent(op);
+    }
+    String::new()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +138,8 @@ mod tests {
             reason,
             message: "m".into(),
             location: "a.mlir:1:2".into(),
+            function: "layer".into(),
+            pair: None,
             times: 3,
             numbers: vec![],
             suggest: Some("try b"),

@@ -6,8 +6,12 @@
 //! ```text
 //! before  %r = shard.all_reduce     %x on @grid                   : 6x16 -> 6x16
 //! after   %s = shard.reduce_scatter %x on @grid scatter_axis = 1  : 6x16 -> 6x4
-//!         %r = shard.all_gather     %s on @grid gather_axis = 1   : 6x4  -> 6x16
+//!         %r = shard.all_gather     %s on @grid gather_axis = 1   : 6x4  -> 6x16  {t3.all_reduce_half}
 //! ```
+//!
+//! Needs: explicit collectives on static shapes. Guarantees: the sum of each chunk is the ring's, in the schedule
+//! crate's order of addition; every all-reduce that stays gets a remark. The attribute tells `t3-find-pairs` that
+//! the gather is the second half of a pair, which the paper leaves sequential.
 //!
 //! The outermost dimension that the devices divide is scattered, since its shards are contiguous; in decode,
 //! with fewer rows than devices, that is the hidden dimension.
@@ -15,6 +19,7 @@
 //! Declines scalars (`scalar`), reductions other than sums (`not-a-sum`), groups of one (`one-device`), and
 //! shapes of which the devices divide no dimension (`indivisible`).
 
+use melior::ir::Attribute;
 use t3c_ir::{Builder, Op, TensorType, ffi, views::Collective, walk::walk};
 use t3c_schedule::{CollectiveKind, Reduction, chunks::scatter_dimension};
 
@@ -24,6 +29,9 @@ use crate::{
     options,
     pass::{Pass, PassContext, PassError},
 };
+
+/// Marks the gather that an all-reduce ends with: its other half is the pair.
+pub const GATHER_HALF: &str = "t3.all_reduce_half";
 
 /// The pass.
 #[derive(Clone, Debug)]
@@ -79,6 +87,9 @@ fn split(all_reduce: Collective<'_, '_>, group: &Group, dimension: usize) -> Res
     let scattered = place.collective(scatter.0, all_reduce.input()?, on, scatter.1, None, &part)?;
     let gather = ("shard.all_gather", Some(("gather_axis", dimension)));
     let gathered = place.collective(gather.0, scattered, on, gather.1, None, &whole)?;
+    if let Some(half) = ffi::value_owner(gathered) {
+        ffi::set_attribute(half, GATHER_HALF, Attribute::unit(place.context()));
+    }
     ffi::replace_all_uses(all_reduce.result()?, gathered);
     ffi::erase(all_reduce.op);
     Ok(())

@@ -93,7 +93,7 @@ impl CompiledPolicy {
     /// When there is none yet.
     pub fn tensor(&self, kind: &str, parameter: &Parameter) -> Result<HostTensor, Error> {
         let (mut r#type, bytes) = self.state.get(&format!("{kind}/{}", parameter.name))?;
-        r#type.shape = parameter.checkpoint_shape.clone();
+        r#type.shape = checkpoint_shape(parameter);
         Ok(HostTensor { r#type, bytes })
     }
 
@@ -142,7 +142,7 @@ impl CompiledPolicy {
     /// The standard deviation of a parameter's initial values; `None` for norms, which start at 1.
     fn initial_deviation(&self, parameter: &Parameter) -> Option<f64> {
         let model = &self.recipe.model;
-        let &[_, fan_in] = parameter.checkpoint_shape.as_slice() else { return None };
+        let &[_, fan_in] = checkpoint_shape(parameter).as_slice() else { return None };
         if parameter.name.contains("embed") {
             return Some(model.embedding_std);
         }
@@ -224,6 +224,11 @@ fn set(state: &mut State, name: &str, tensor: &HostTensor) -> Result<(), Error> 
 fn floats(state: &State, name: &str) -> Result<Vec<f32>, Error> {
     let (r#type, bytes) = state.get(name)?;
     Ok(HostTensor { r#type, bytes }.to_f32().unwrap_or_default())
+}
+
+/// A parameter's shape in the checkpoint: those of recipes' models are whole tensors.
+pub(super) fn checkpoint_shape(parameter: &Parameter) -> Vec<u64> {
+    parameter.sources.first().map_or_else(|| parameter.shape.clone(), |source| source.shape.clone())
 }
 
 fn compile(graph: Graph, phase: Phase, goal: Goal, fuse: Fuse) -> Result<Executable, Error> {

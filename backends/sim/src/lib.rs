@@ -18,9 +18,11 @@
 //! ```
 
 mod cache;
+pub mod chakra;
 mod collective;
 mod compute;
 mod error;
+pub mod evaluation;
 mod events;
 mod extract;
 mod fields;
@@ -28,6 +30,8 @@ mod machine;
 mod memory;
 mod mover;
 mod network;
+pub mod page;
+pub mod parallel;
 mod policy;
 mod producer;
 mod recorder;

@@ -85,6 +85,8 @@ impl ModelGraph {
             batch: sizes.get("batch"),
             seq: sizes.get("seq"),
             tp: sizes.degrees.tp,
+            dp: sizes.degrees.dp,
+            ep: sizes.degrees.ep,
             element,
             degrees: Vec::new(),
         };
@@ -194,7 +196,26 @@ impl ModelGraph {
         Ok(())
     }
 
+    /// Whole sequences are split among the devices of `dp` and `ep`, where that is promised.
+    fn check_batch(&self) -> Result<(), Error> {
+        let promises = |op: &Op| matches!(op, Op::Attention { aligned: true, .. } | Op::Lookup { aligned: true, .. });
+        let groups = self.info.dp * self.info.ep;
+        match self.info.batch {
+            Some(batch) if !batch.is_multiple_of(groups) => {
+                if !self.lists().iter().any(|(_, _, _, ops)| ops.iter().any(promises)) {
+                    return Ok(());
+                }
+                let option = if self.info.dp > 1 { "--dp" } else { "--ep" };
+                let value = if self.info.dp > 1 { self.info.dp } else { self.info.ep };
+                let reason = format!("{groups} groups of devices do not divide the batch of {batch} sequences");
+                Err(Error::Option { option, value: value.to_string(), reason })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check_degree(&self) -> Result<(), Error> {
+        self.check_batch()?;
         let tp = self.info.tp;
         if tp > 1 && !self.uses_tp() {
             let reason = "no parameter is sharded; expected 1".into();
@@ -236,13 +257,9 @@ impl ModelGraph {
             if let Some(shard) = &spec.shard {
                 check_shard(&format!("{path}.shard"), shard, shape.len())?;
             }
-            Ok(Parameter {
-                name: format!("{prefix}{}", spec.name),
-                checkpoint_shape: shape.clone(),
-                split: self.splits(&spec.shard, shape.len()),
-                shape,
-                element: self.element,
-            })
+            let split = self.splits(&spec.shard, shape.len());
+            let name = format!("{prefix}{}", spec.name);
+            Ok(Parameter::whole(&name, shape.clone(), &shape, split, self.element))
         };
         specs.iter().enumerate().map(parameter).collect()
     }

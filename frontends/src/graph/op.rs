@@ -111,11 +111,17 @@ operations! {
     /// The part at `index` of the one letter that an equation such as `nckh->nkh` drops; letters that only the
     /// result has are dimensions of extent 1.
     Take { input: String, equation: String, index: u64, }
-    /// Rows `ids` (i32) of a table.
-    Lookup { table: String, ids: String, }
+    /// Rows `ids` (i32) of a table. `aligned` promises that, where rows are split among devices, each device's ids
+    /// point into its own rows.
+    Lookup { table: String, ids: String, #[serde(default)] aligned: bool, }
     /// Attention of `q [N, K, G, C, E]` to `k [N, K, C, E]` and `v [N, K, C·E]`; token `j` is visible to `i` where
-    /// `j ≤ i < subtree_end[j]` (i32). The result is `[N, K, G, C·E]`.
-    Attention { q: String, k: String, v: String, subtree_end: String, }
+    /// `j ≤ i < subtree_end[j]` (i32). The result is `[N, K, G, C·E]`. Scores are scaled by `scale` [default:
+    /// `1/√(C·E)`] and bounded by `softcap · tanh(score / softcap)`; `window` keeps the last so many positions,
+    /// which `position` (i32) tells. `aligned` promises that no sequence lies on two devices where tokens are split.
+    Attention {
+        q: String, k: String, v: String, subtree_end: String, position: Option<String>, scale: Option<f64>,
+        softcap: Option<f64>, window: Option<u64>, #[serde(default)] aligned: bool,
+    }
     /// The mean over rows of `−log softmax(logits [M, V])[targets [M]]` (i32); with `weights [M]`, the sum of
     /// weighted rows.
     CrossEntropy { logits: String, targets: String, weights: Option<String>, }

@@ -149,16 +149,11 @@ pub(super) fn add<'o, 'c, 'a>(
             check_equation(&path, equation, 1)?;
             (result, Ok(take(&b, &path, equation, value(input, "input")?, *index)?))
         }
-        Op::Lookup { result, table, ids, .. } => {
+        Op::Lookup { result, table, ids, aligned, .. } => {
             let (table, ids) = (value(table, "table")?, value(ids, "ids")?);
-            (result, nn::lookup(&b, scope.module.op(), table, ids))
+            (result, lookup(scope, &b, (table, ids), *aligned))
         }
-        Op::Attention { result, q, k, v, subtree_end, .. } => {
-            let [q, k, v, end] = [(q, "q"), (k, "k"), (v, "v"), (subtree_end, "subtree_end")]
-                .map(|(name, key)| value(name, key));
-            let arguments = [q?, k?, v?, end?];
-            (result, Ok(attention(scope, &b, &path, &arguments)?))
-        }
+        Op::Attention { result, .. } => (result, Ok(attention(scope, &b, &path, op)?)),
         Op::Repeat { .. } => {
             let message = "`repeat` inside a block; expected it among the model's own operations";
             return Err(Error::invalid(path, message));
@@ -295,21 +290,62 @@ fn take<'c, 'a>(
     taken.map_err(|error| Error::invalid(path, error.to_string()))
 }
 
+fn lookup<'c, 'a>(
+    scope: &Scope<'_, 'c, 'a>,
+    b: &Builder<'c, 'a>,
+    (table, ids): (Val<'c, 'a>, Val<'c, 'a>),
+    aligned: bool,
+) -> Result<Val<'c, 'a>, t3c_ir::Error> {
+    let unit = Unit::lookup(&TensorType::of(table)?, &TensorType::of(ids)?);
+    let unit = if aligned { unit.aligned() } else { unit };
+    Ok(nn::call_unit(b, scope.module.op(), &unit, &[table, ids])?[0])
+}
+
 fn attention<'c, 'a>(
     scope: &Scope<'_, 'c, 'a>,
     b: &Builder<'c, 'a>,
     path: &str,
-    arguments: &[Val<'c, 'a>; 4],
+    op: &Op,
 ) -> Result<Val<'c, 'a>, Error> {
+    let Op::Attention { q, k, v, subtree_end, position, scale, softcap, window, aligned, .. } = op else {
+        return Err(Error::invalid(path, "expected attention"));
+    };
+    let mut names = vec![("q", q), ("k", k), ("v", v), ("subtree_end", subtree_end)];
+    match (position, window) {
+        (Some(position), Some(_)) => names.push(("position", position)),
+        (None, None) => {}
+        (Some(_), None) => {
+            return Err(Error::invalid(format!("{path}.position"), "only a `window` reads positions"));
+        }
+        (None, Some(_)) => {
+            return Err(Error::invalid(format!("{path}.window"), "expected `position` (i32) beside it"));
+        }
+    }
+    let arguments = names
+        .iter()
+        .map(|(key, name)| scope.value(name, &format!("{path}.{key}")))
+        .collect::<Result<Vec<_>, _>>()?;
     let types = arguments.iter().map(|&value| TensorType::of(value)).collect::<Result<Vec<_>, _>>()?;
     if types[0].shape.len() != 5 {
         return Err(Error::invalid(format!("{path}.q"), format!("a {}; expected [N, K, G, C, E]", types[0])));
     }
-    let unit = Unit::attention(&types[0]);
-    for ((key, found), expected) in ["q", "k", "v", "subtree_end"].iter().zip(&types).zip(&unit.arguments) {
+    let mut unit = Unit::attention(&types[0]);
+    for (key, number) in [("scale", scale), ("softcap", softcap)] {
+        if number.is_some_and(|number| !(number.is_finite() && number > 0.0)) {
+            return Err(Error::invalid(format!("{path}.{key}"), "expected a positive number"));
+        }
+    }
+    if window == &Some(0) {
+        return Err(Error::invalid(format!("{path}.window"), "expected a whole number of at least 1"));
+    }
+    unit = scale.map_or(unit.clone(), |scale| unit.clone().scaled(scale));
+    unit = softcap.map_or(unit.clone(), |cap| unit.clone().softcapped(cap));
+    unit = window.map_or(unit.clone(), |window| unit.clone().windowed(window));
+    unit = if *aligned { unit.aligned() } else { unit };
+    for ((key, _), (found, expected)) in names.iter().zip(types.iter().zip(&unit.arguments)) {
         if found != expected {
             return Err(Error::invalid(format!("{path}.{key}"), format!("a {found}; expected {expected}")));
         }
     }
-    Ok(nn::call_unit(b, scope.module.op(), &unit, arguments)?[0])
+    Ok(nn::call_unit(b, scope.module.op(), &unit, &arguments)?[0])
 }

@@ -31,9 +31,9 @@ impl Degrees {
         let of_file = |size: Option<crate::json::Size>| size.map_or(1, |size| size.0);
         let degrees = Self {
             tp: options.tp.unwrap_or(of_file(file.tp)),
-            dp: of_file(file.dp),
-            ep: of_file(file.ep),
-            sequence_parallel: false,
+            dp: options.dp.unwrap_or(of_file(file.dp)),
+            ep: options.ep.unwrap_or(of_file(file.ep)),
+            sequence_parallel: options.sequence_parallel,
         };
         for (option, degree) in [("--tp", degrees.tp), ("--dp", degrees.dp), ("--ep", degrees.ep)] {
             if !(1..=LARGEST_DEGREE).contains(&degree) {

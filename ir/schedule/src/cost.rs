@@ -1,5 +1,7 @@
 //! The closed-form bound by which a pass decides whether fusing pays, before anything is simulated.
 
+use crate::CollectiveKind;
+
 /// What the bound needs to know of a machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rates {
@@ -17,14 +19,14 @@ pub struct Rates {
     pub launch_seconds: f64,
 }
 
-/// A producer and its reducing collective.
+/// A collective and the work that overlaps with it: its producer, or the readers of what it gathers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair {
-    /// Floating-point operations of the producer on one device.
+    /// Floating-point operations of the work on one device.
     pub flops: u64,
-    /// Bytes that the producer reads and writes.
+    /// Bytes that the work reads and writes.
     pub producer_bytes: u64,
-    /// Bytes of the partial value.
+    /// Bytes of the whole value: partial, gathered or exchanged.
     pub bytes: u64,
     /// Devices of the group.
     pub devices: u32,
@@ -35,9 +37,9 @@ pub struct Pair {
 /// The bound, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bound {
-    /// The producer alone.
+    /// The work alone: the producer's, or the readers'.
     pub producer: f64,
-    /// The ring reduce-scatter alone.
+    /// The collective's transfers alone.
     pub transfer: f64,
     /// One after the other.
     pub sequential: f64,
@@ -52,25 +54,68 @@ impl Bound {
     }
 }
 
-/// Sequential time against `max(producer, transfer)` plus the cost of the triggers.
+/// Sequential time against `max(producer, transfer)` plus the cost of the triggers, for a ring reduce-scatter.
 pub fn bound(pair: &Pair, rates: &Rates) -> Bound {
-    let arithmetic = pair.flops as f64 / rates.flops_per_second;
-    let traffic = pair.producer_bytes as f64 / rates.memory_bytes_per_second;
-    let producer = arithmetic.max(traffic) + rates.launch_seconds;
-    let steps = f64::from(pair.devices.saturating_sub(1));
-    let chunk = pair.bytes as f64 / f64::from(pair.devices.max(1));
-    let transfer = steps * (chunk / rates.link_bytes_per_second + rates.link_latency_seconds);
-    // A kernel of its own, which ends by reading the received and its own chunk and writing the sum.
-    let collective = transfer + 3.0 * chunk / rates.memory_bytes_per_second + rates.launch_seconds;
+    producer_bound(CollectiveKind::ReduceScatter, pair, rates)
+}
+
+/// The bound of a producer and the collective that takes its result.
+pub fn producer_bound(kind: CollectiveKind, pair: &Pair, rates: &Rates) -> Bound {
+    let (producer, transfer) = (work(pair, rates), transfer(kind, pair, rates));
     // A fused producer waits for its first block before anything moves, and for the last one's transfer.
     let block = pair.bytes as f64 / pair.triggers.max(1) as f64;
     let exposed = block / rates.link_bytes_per_second + rates.link_latency_seconds;
     Bound {
         producer,
         transfer,
-        sequential: producer + collective,
+        sequential: producer + transfer + alone(kind, pair, rates),
         fused: producer.max(transfer) + exposed + pair.triggers as f64 * rates.trigger_seconds,
     }
+}
+
+/// The bound of a collective and the readers of what it gathers.
+pub fn reader_bound(kind: CollectiveKind, pair: &Pair, rates: &Rates) -> Bound {
+    let (readers, transfer) = (work(pair, rates), transfer(kind, pair, rates));
+    // The own part is there from the start; the readers of the last block start when it has arrived.
+    let blocks = pair.triggers.max(1) as f64 * f64::from(pair.devices) / f64::from(pair.devices.max(2) - 1);
+    let exposed = readers / blocks;
+    Bound {
+        producer: readers,
+        transfer,
+        sequential: readers + transfer + alone(kind, pair, rates),
+        fused: readers.max(transfer) + exposed + pair.triggers as f64 * rates.trigger_seconds,
+    }
+}
+
+fn work(pair: &Pair, rates: &Rates) -> f64 {
+    let arithmetic = pair.flops as f64 / rates.flops_per_second;
+    let traffic = pair.producer_bytes as f64 / rates.memory_bytes_per_second;
+    arithmetic.max(traffic) + rates.launch_seconds
+}
+
+/// What a device's link is busy with. On a ring each step moves a chunk to the neighbour; the pieces of an
+/// all-to-all travel a quarter of the way around on average, and share the links on it.
+fn transfer(kind: CollectiveKind, pair: &Pair, rates: &Rates) -> f64 {
+    let steps = f64::from(pair.devices.saturating_sub(1));
+    let chunk = pair.bytes as f64 / f64::from(pair.devices.max(1));
+    let hops = match kind {
+        CollectiveKind::AllToAll => f64::from(pair.devices.div_ceil(4)),
+        _ => 1.0,
+    };
+    steps * (hops * chunk / rates.link_bytes_per_second + rates.link_latency_seconds)
+}
+
+/// What a collective costs beside its transfers where it is a kernel of its own: its start, and the memory traffic
+/// that no transfer hides.
+fn alone(kind: CollectiveKind, pair: &Pair, rates: &Rates) -> f64 {
+    let chunk = pair.bytes as f64 / f64::from(pair.devices.max(1));
+    let chunks = match kind {
+        // It ends by reading the received and its own chunk and writing the sum.
+        CollectiveKind::ReduceScatter => 3.0,
+        // The own part is copied to its place.
+        _ => 2.0,
+    };
+    chunks * chunk / rates.memory_bytes_per_second + rates.launch_seconds
 }
 
 #[cfg(test)]
@@ -111,6 +156,17 @@ mod tests {
             let bound = bound(&pair(m, n, k, devices), &RATES);
             prop_assert!(bound.fused >= bound.producer.max(bound.transfer));
             prop_assert!(bound.sequential > bound.producer + bound.transfer);
+        }
+
+        #[test]
+        fn readers_and_exchanges_have_bounds_too(m in 1u64..10_000, n in 1u64..10_000, k in 1u64..10_000, devices in 2u32..65) {
+            let pair = pair(m, n, k, devices);
+            for kind in [CollectiveKind::AllGather, CollectiveKind::AllToAll] {
+                for bound in [producer_bound(kind, &pair, &RATES), reader_bound(kind, &pair, &RATES)] {
+                    prop_assert!(bound.fused >= bound.producer.max(bound.transfer));
+                    prop_assert!(bound.sequential > bound.producer + bound.transfer);
+                }
+            }
         }
     }
 }

@@ -50,9 +50,19 @@ pub fn is_well_formed(unit: &Unit) -> bool {
             matches!((arguments.as_slice(), results.as_slice()),
                 (&[ids, dout], &[table]) if dout >= ids && table == dout - ids + 1)
         }
-        UnitKind::Attention => arguments == [5, 4, 3, 1] && results == [4],
-        UnitKind::AttentionGrad => arguments == [5, 4, 3, 1, 4] && results == [5, 4, 3],
+        UnitKind::Attention => {
+            let expected: &[usize] = if unit.window.is_some() { &[5, 4, 3, 1, 1] } else { &[5, 4, 3, 1] };
+            arguments == expected && results == [4]
+        }
+        UnitKind::AttentionGrad => {
+            let expected: &[usize] =
+                if unit.window.is_some() { &[5, 4, 3, 1, 1, 4] } else { &[5, 4, 3, 1, 4] };
+            arguments == expected && results == [5, 4, 3]
+        }
         UnitKind::AttentionPaged => arguments == [5, 4, 3, 5, 4, 2, 1] && results == [4, 5, 4],
+        UnitKind::Route => arguments == [2] && results == [3, 3, 3],
+        UnitKind::Grouped => arguments == [4, 4, 3] && results == [4],
+        UnitKind::GroupedGrad => arguments == [4, 4, 3] && results == [4],
     }
 }
 
@@ -84,6 +94,18 @@ pub fn sharding(kind: UnitKind, situation: &Situation<'_>) -> UnitSharding {
             let situation = Situation { aligned: false, ..*situation };
             Attention { at, gradient: None, results }.split(&situation)
         }
+        UnitKind::Route => whole(operands, &[3, 3, 3]),
+        UnitKind::Grouped | UnitKind::GroupedGrad => whole(operands, &[4]),
+    }
+}
+
+/// Every device does the whole of it.
+fn whole(operands: &[&[Vec<usize>]], results: &[usize]) -> UnitSharding {
+    let all = |rank: usize| Sharding::split(splits::whole(rank));
+    UnitSharding {
+        operands: operands.iter().map(|splits| all(splits.len())).collect(),
+        results: results.iter().map(|&rank| all(rank)).collect(),
+        indices: Indices::Whole,
     }
 }
 
@@ -152,7 +174,7 @@ fn lookup(table: &[Vec<usize>], ids: &[Vec<usize>], aligned: bool) -> UnitShardi
     let (mut table, mut indices) = (table.to_vec(), Indices::Whole);
     let mut taken: Vec<usize> = table.concat();
     let mut partial = vec![];
-    if aligned && shared > 0 {
+    if aligned {
         table[0].truncate(shared);
         taken = table[1..].concat();
         indices = own(1, table[0].clone());
@@ -171,8 +193,15 @@ fn lookup(table: &[Vec<usize>], ids: &[Vec<usize>], aligned: bool) -> UnitShardi
 }
 
 fn lookup_grad(ids: &[Vec<usize>], dout: &[Vec<usize>], situation: &Situation<'_>) -> UnitSharding {
-    let own_block = situation.aligned && ids.first().is_some_and(|axes| !axes.is_empty());
-    let ids = if own_block { ids } else { &dout[..ids.len()] };
+    let own_block = situation.aligned && !ids.is_empty();
+    let ids: Splits = if own_block {
+        ids.to_vec()
+    } else {
+        let kept = |axes: &Vec<usize>| {
+            axes.iter().copied().take_while(|axis| !situation.rows.contains(axis)).collect()
+        };
+        dout[..ids.len()].iter().map(kept).collect()
+    };
     let features: Splits = {
         let taken = ids.concat();
         let kept =

@@ -31,7 +31,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    fn new(whole: &TensorType, split: &[Option<usize>], parts: Vec<Aligned>) -> Self {
+    fn new(whole: &TensorType, split: &[Vec<usize>], parts: Vec<Aligned>) -> Self {
         let (whole, split) = (whole.clone(), split.to_vec());
         Self { whole, split, parts, version: next_version(), packed: Vec::new() }
     }

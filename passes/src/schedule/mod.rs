@@ -8,12 +8,17 @@
 //! call of a unit or kernel       Compute, with the function's symbol; operands and results are its reads and writes
 //! call of another function       Call
 //! shard collective               Collective
-//! t3.track_and_trigger           Fused
+//! t3.track_and_trigger           Fused: its region's products and calls, products of one sum into one buffer
+//! t3.consume                     Consume, likewise
 //! ```
 //!
+//! Needs: `t3-outline` and `t3-configure-address-space` before. Guarantees: the schedule satisfies its invariants
+//! (`t3c_schedule::verify`), reads back from its JSON, and is the same on every run.
+//!
 //! A value that a callee updates in place (a cache) has one buffer before and after, in every caller: where a
-//! caller still needs the old value, a copy comes first. Anything else is an error: `t3-outline` and
-//! `t3-configure-address-space` come before.
+//! caller still needs the old value, a copy comes first. Anything else is an error.
+
+mod regions;
 
 use std::collections::HashMap;
 
@@ -24,17 +29,17 @@ use t3c_ir::{
     ffi,
     function::{Function, Port, callee, entry, functions, grid},
     units::{UnitKind, unit_of},
-    views::{Collective, TrackAndTrigger},
+    views::{Collective, Consume, TrackAndTrigger},
     walk,
 };
 use t3c_schedule::{
-    self as plan, Algorithm, Buffer, BufferId, CollectiveKind, Compute, Contraction, Fused, Grid, Program,
-    Reduction, SCHEMA, Schedule, Step, StepKind, Work,
+    self as plan, Algorithm, Buffer, BufferId, CollectiveKind, Compute, Contraction, Grid, Program, SCHEMA,
+    Schedule, Step, StepKind, Work,
 };
 
 use crate::{
     calls::call_counts,
-    find_pairs::contribution_chain,
+    find_pairs::moved_bytes,
     group::Group,
     options,
     outline::{is_program, kernel_kind},
@@ -192,6 +197,9 @@ impl<'c, 'a> Exporter<'c, 'a> {
         } else if let Some(fused) = TrackAndTrigger::cast(op) {
             let step = self.fused(fused, draft)?;
             draft.push(location, StepKind::Fused(step));
+        } else if let Some(consume) = Consume::cast(op) {
+            let step = self.consume(consume, draft)?;
+            draft.push(location, StepKind::Consume(step));
         } else if let Some(function) = callee(self.module, op) {
             self.call(op, function, draft)?;
         } else if !walk::is(op, "func.return") && !starts_products(op) {
@@ -259,57 +267,14 @@ impl<'c, 'a> Exporter<'c, 'a> {
             dimension: view.dimension().unwrap_or(0),
             concatenate: view.concatenate(),
             reduction: view.reduction(),
-            bytes: draft.buffers[whole].bytes(),
+            bytes: match view.kind {
+                CollectiveKind::AllToAll => moved_bytes(view.op, view.input()?),
+                _ => draft.buffers[whole].bytes(),
+            },
             algorithm: algorithm(view.kind),
             input,
             output,
         })
-    }
-
-    fn fused(&self, view: TrackAndTrigger<'c, 'a>, draft: &mut Draft) -> Result<Fused, PassError> {
-        let op = view.0;
-        let unconfigured = || PassError::at(op, "has no address space: run t3-configure-address-space first");
-        let (chunks, block) =
-            (view.chunks().ok_or_else(unconfigured)?, view.block().ok_or_else(unconfigured)?);
-        let malformed = || PassError::at(op, "expected a region that yields one contribution");
-        let body = view.body().ok_or_else(malformed)?;
-        let contribution = view.contribution().ok_or_else(malformed)?;
-        let terminator = walk::operations(body).pop().ok_or_else(malformed)?;
-        let arguments = (0..op.operand_count()).map(|number| Ok((op.operand(number)?, number)));
-        for argument in arguments.collect::<Result<Vec<_>, melior::Error>>()? {
-            use melior::ir::BlockLike;
-            let inner: Val<'c, 'a> = body.argument(argument.1)?.into();
-            let outer = draft.buffer(argument.0, op)?;
-            draft.of.insert(ffi::value_key(inner), outer);
-        }
-        let (products, _) = contribution_chain(body, contribution, terminator)
-            .map_err(|decline| PassError::at(op, format!("has no chain of products: {decline}")))?;
-        let partial = draft.define(contribution, op)?;
-        let mut producers = Vec::new();
-        for product in products {
-            let (generic, contraction) = product_of(product).ok_or_else(malformed)?;
-            producers.push(Compute {
-                work: Work::Contraction(contraction),
-                kernel: None,
-                reads: reads(product, &generic, draft)?,
-                writes: vec![partial],
-            });
-        }
-        let group = Group::new(self.module, op, view.grid(), view.axes())?;
-        let result = draft.define(op.result(0)?.into(), op)?;
-        let collective = plan::Collective {
-            kind: view.collective(),
-            axes: group.axes,
-            dimension: view.dimension(),
-            concatenate: view.concatenate(),
-            reduction: Reduction::Sum,
-            bytes: draft.buffers[partial].bytes(),
-            algorithm: Algorithm::Ring,
-            input: partial,
-            output: result,
-        };
-        let shape = draft.buffers[partial].shape.clone();
-        Ok(Fused { producers, collective, shape, dimension: view.dimension(), block, chunks, result })
     }
 }
 
@@ -357,7 +322,7 @@ fn work(function: Function<'_, '_>) -> Result<Option<Work>, PassError> {
     if let Some(name) = function.unit() {
         let unit = unit_of(function)
             .ok_or_else(|| PassError::at(function.0, format!("`{name}` is no unit that a backend knows")))?;
-        return Ok(Some(Work::Unit { name, flops: unit.flops() }));
+        return Ok(Some(Work::Unit { name: unit.label(), flops: unit.flops() }));
     }
     Ok(kernel_kind(function).map(|kind| match kind.as_str() {
         "constant" => Work::Copy,
