@@ -60,11 +60,21 @@ impl<'c, 'a> Generic<'c, 'a> {
     /// Names what the view cannot express: several results, a map that is no projected permutation, an
     /// instruction without a scalar form.
     pub fn read(operation: Op<'c, 'a>) -> Result<Self, Error> {
-        if walk::is(operation, "linalg.fill") {
-            return Self::read_fill(operation);
-        }
         if operation.result_count() != 1 {
             return Err(Error::at(operation, "expected a linalg.generic with one result"));
+        }
+        Self::read_results(operation)?
+            .pop()
+            .ok_or_else(|| Error::at(operation, "expected a linalg.generic with one result"))
+    }
+
+    /// Reads an operation of any number of results, as one structured operation a result.
+    ///
+    /// # Errors
+    /// As [`Generic::read`], and where a result's sum depends on another result, so that they cannot be parted.
+    pub fn read_results(operation: Op<'c, 'a>) -> Result<Vec<Self>, Error> {
+        if walk::is(operation, "linalg.fill") {
+            return Ok(vec![Self::read_fill(operation)?]);
         }
         let maps = array(operation, "indexing_maps")
             .ok_or_else(|| Error::at(operation, "linalg.generic without indexing_maps"))?
@@ -82,19 +92,31 @@ impl<'c, 'a> Generic<'c, 'a> {
                 if kind.to_string().contains("reduction") { Iterator::Reduction } else { Iterator::Parallel }
             })
             .collect::<Vec<_>>();
-        let mut operands: Vec<Val<'c, 'a>> = operation.operands().collect();
-        let init = operands.pop().ok_or_else(|| Error::at(operation, "linalg.generic without an output"))?;
+        let operands: Vec<Val<'c, 'a>> = operation.operands().collect();
         let block =
             walk::body(operation).ok_or_else(|| Error::at(operation, "linalg.generic without a body"))?;
         let (body, captures) = read_body(operation, block)?;
-        let result = TensorType::of(operation.result(0)?.into())?;
         let mut extents = vec![0; iterators.len()];
-        for (value, map) in operands.iter().chain([&init]).zip(&maps) {
+        for (value, map) in operands.iter().zip(&maps) {
             for (&extent, &index) in TensorType::of(*value)?.shape.iter().zip(map) {
                 extents[index] = extent;
             }
         }
-        Ok(Self { inputs: operands, init, maps, iterators, extents, body, captures, result })
+        (0..operation.result_count())
+            .map(|number| {
+                let (body, read) = one_result(operation, &body, &iterators, number)?;
+                Ok(Self {
+                    inputs: read[..read.len() - 1].iter().map(|&operand| operands[operand]).collect(),
+                    init: operands[read[read.len() - 1]],
+                    maps: read.iter().map(|&operand| maps[operand].clone()).collect(),
+                    iterators: iterators.clone(),
+                    extents: extents.clone(),
+                    body,
+                    captures: captures.clone(),
+                    result: TensorType::of(operation.result(number)?.into())?,
+                })
+            })
+            .collect()
     }
 
     fn read_fill(operation: Op<'c, 'a>) -> Result<Self, Error> {
@@ -273,6 +295,38 @@ fn projected_permutation(attribute: Attribute<'_>) -> Option<Vec<usize>> {
         })
         .collect();
     results.filter(|results| (1..results.len()).all(|index| !results[..index].contains(&results[index])))
+}
+
+/// The body of one result alone, and the operands that it takes: all inputs, then its own initial value. What
+/// elementwise work reads of another result's initial value is an input like any other.
+fn one_result(
+    operation: Op<'_, '_>,
+    body: &ScalarBody,
+    iterators: &[Iterator],
+    number: usize,
+) -> Result<(ScalarBody, Vec<usize>), Error> {
+    let inputs = body.args.len() - body.yields.len();
+    if body.yields.len() == 1 {
+        return Ok((body.clone(), (0..=inputs).collect()));
+    }
+    let mut alone = body.clone().yield_(body.yields[number]);
+    alone.prune();
+    let is_read = |argument: usize| {
+        let argument = Ref::Arg(argument);
+        alone.yields.contains(&argument) || alone.insts.iter().any(|inst| inst.operands.contains(&argument))
+    };
+    let own = inputs + number;
+    let others: Vec<usize> =
+        (inputs..body.args.len()).filter(|&argument| argument != own && is_read(argument)).collect();
+    if !others.is_empty() && iterators.contains(&Iterator::Reduction) {
+        return Err(Error::at(operation, "the results of one reduction depend on each other; split it"));
+    }
+    let read: Vec<usize> = (0..inputs).chain(others).chain([own]).collect();
+    let place = |argument| read.iter().position(|&other| other == argument).unwrap_or(0);
+    let arguments: Vec<Ref> = (0..body.args.len()).map(|argument| Ref::Arg(place(argument))).collect();
+    let mut new = ScalarBody::new(read.iter().map(|&argument| body.args[argument]).collect::<Vec<_>>());
+    let value = new.inline(&alone, &arguments)[0];
+    Ok((new.yield_(value), read))
 }
 
 fn read_body<'c, 'a>(

@@ -82,11 +82,7 @@ pub fn read<'c, 'a>(
 
 type Reading<'c, 'a> = Option<(Kind, Vec<Val<'c, 'a>>)>;
 
-fn kind_of<'c, 'a>(
-    module: Op<'c, 'a>,
-    grid: &Grid,
-    op: Op<'c, 'a>,
-) -> Result<Reading<'c, 'a>, PassError> {
+fn kind_of<'c, 'a>(module: Op<'c, 'a>, grid: &Grid, op: Op<'c, 'a>) -> Result<Reading<'c, 'a>, PassError> {
     if let Some(collective) = Collective::cast(op) {
         return collective_kind(module, collective);
     }
@@ -106,9 +102,10 @@ fn collective_kind<'c, 'a>(
     let axes = Group::of(module, collective)?.axes;
     let repeats = (1..axes.len()).any(|at| axes[..at].contains(&axes[at]));
     // What other passes noted on a collective would be lost.
-    let noted = collective.op.attributes().any(|(name, _)| {
-        name.as_string_ref().as_str().is_ok_and(|name| name.starts_with("t3."))
-    });
+    let noted = collective
+        .op
+        .attributes()
+        .any(|(name, _)| name.as_string_ref().as_str().is_ok_and(|name| name.starts_with("t3.")));
     let (Some(reduction), false, false) = (reduction_of(collective), repeats, noted) else { return Ok(None) };
     let dimension = collective.dimension().unwrap_or(0);
     let kind = match collective.kind {

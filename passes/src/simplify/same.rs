@@ -83,8 +83,10 @@ fn is_local(op: Op<'_, '_>) -> bool {
 /// The axes along which everything that an operation reads is the same.
 fn operands(op: Op<'_, '_>, known: &HashMap<usize, Axes>) -> Axes {
     let inner = walk::walk(op);
-    let own: Vec<usize> =
-        inner.iter().flat_map(|op| op.results().map(|r| ffi::value_key(r.into())).collect::<Vec<_>>()).collect();
+    let own: Vec<usize> = inner
+        .iter()
+        .flat_map(|op| op.results().map(|r| ffi::value_key(r.into())).collect::<Vec<_>>())
+        .collect();
     let outside = inner.iter().flat_map(|op| op.operands().collect::<Vec<_>>()).filter(|value| {
         let key = ffi::value_key(*value);
         // Arguments of inner blocks are not known either, and stand for operands.
@@ -105,5 +107,11 @@ fn of_port(function: Op<'_, '_>, port: &Port) -> Axes {
             None => return 0,
         },
     };
-    !mask(&axes.into_iter().filter_map(|axis| usize::try_from(axis).ok()).filter(|a| *a < 64).collect::<Vec<_>>())
+    !mask(
+        &axes
+            .into_iter()
+            .filter_map(|axis| usize::try_from(axis).ok())
+            .filter(|a| *a < 64)
+            .collect::<Vec<_>>(),
+    )
 }
