@@ -15,10 +15,7 @@ use t3c_ir::{
 };
 use t3c_schedule::Grid;
 
-use super::{Error, units::is_well_formed};
-
-/// On a unit: its indices point into the block of tokens of the device that has them, however tokens are split.
-pub const ALIGNED: &str = "t3.aligned";
+use super::{Error, experts::Routing, units::is_well_formed};
 
 /// A module.
 #[derive(Debug)]
@@ -27,6 +24,10 @@ pub struct Graph {
     pub grid: Grid,
     /// Its functions, units left out, in module order.
     pub functions: Vec<FunctionGraph>,
+    /// The routers of its experts.
+    pub routings: Vec<Routing>,
+    /// The share of rows that each expert takes, if it is known ([`LOAD`]).
+    pub load: Vec<f64>,
 }
 
 /// A function.
@@ -92,8 +93,8 @@ pub enum Kind {
     Structured(Structured),
     /// A call of the function with this index.
     Call(usize),
-    /// A call of a unit, and whether its indices are aligned ([`ALIGNED`]).
-    Unit(Unit, bool),
+    /// A call of a unit.
+    Unit(Unit),
     /// A wanted sharding.
     Annotation(Splits),
     /// The end of the function.
@@ -140,8 +141,19 @@ impl Graph {
             .into_iter()
             .map(|function| Reader::new(module, &index).function(function))
             .collect::<Result<_, _>>()?;
-        Ok(Self { grid, functions })
+        let units = function::functions(module).into_iter().filter_map(unit_of);
+        let routings = units.filter_map(|unit| Routing::of(&unit)).collect();
+        Ok(Self { grid, functions, routings, load: load(module) })
     }
+}
+
+/// On the module: `array<f64: …>`, the share of rows or the number of rows that each expert takes.
+pub const LOAD: &str = "t3.expert_load";
+
+fn load(module: Op<'_, '_>) -> Vec<f64> {
+    let text = module.attribute(LOAD).map(|attribute| attribute.to_string()).unwrap_or_default();
+    let numbers = text.trim_start_matches("array<f64").trim_matches([':', '>', ' ']);
+    numbers.split(',').filter_map(|number| number.trim().parse().ok()).collect()
 }
 
 /// The functions that are partitioned: those with a body that are no units.
@@ -257,7 +269,7 @@ impl<'m, 'c, 'a> Reader<'m, 'c, 'a> {
         let callee = function::callee(self.module, call).ok_or_else(unknown)?;
         if let Some(unit) = unit_of(callee) {
             return if is_well_formed(&unit) {
-                Ok(Kind::Unit(unit, callee.0.has_attribute(ALIGNED)))
+                Ok(Kind::Unit(unit))
             } else {
                 let what = format!("a {} unit of other operands than it takes", unit.kind.name());
                 Err(Error::NoRule { location: location(call), what })

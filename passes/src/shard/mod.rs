@@ -21,6 +21,7 @@
 
 mod chains;
 mod emit;
+mod experts;
 mod graph;
 mod indices;
 mod linear;

@@ -12,6 +12,7 @@ use t3c_schedule::Reduction;
 use super::{
     Error,
     chains::{Order, reorder},
+    experts,
     graph::{Free, FunctionGraph, Kind, Node, Structured},
     linear::is_linear,
     loops::{Claim, assign},
@@ -107,8 +108,8 @@ impl<'p, 'g> Walker<'p, 'g> {
             }
             Kind::Annotation(splits) => self.annotation(&mut plan, node, splits),
             Kind::Structured(structured) => self.structured(&mut plan, node, structured)?,
-            Kind::Unit(unit, aligned) => {
-                self.unit(&mut plan, node, unit, *aligned);
+            Kind::Unit(unit) => {
+                self.unit(&mut plan, node, unit);
                 for (&result, made) in node.results.iter().zip(&plan.results) {
                     self.deferred[result] = unit.kind == UnitKind::AttentionGrad && !made.partial.is_empty();
                 }
@@ -172,14 +173,23 @@ impl<'p, 'g> Walker<'p, 'g> {
         plan.results = vec![wanted];
     }
 
-    fn unit(&self, plan: &mut NodePlan, node: &Node, unit: &Unit, aligned: bool) {
+    fn unit(&self, plan: &mut NodePlan, node: &Node, unit: &Unit) {
         let operands: Vec<&[Vec<usize>]> =
             plan.operands.iter().map(|&value| self.made(value).splits.as_slice()).collect();
         let rows = match unit.kind {
-            UnitKind::LookupGrad => wishes::rows(self.planner, self.index, node.results[0]),
+            UnitKind::LookupGrad | UnitKind::GroupedGrad => {
+                wishes::rows(self.planner, self.index, node.results[0])
+            }
             _ => vec![],
         };
-        let situation = Situation { operands: &operands, aligned, rows: &rows };
+        let blocks = match (unit.kind, unit.results[0].shape.first()) {
+            (UnitKind::Route, Some(&groups)) => {
+                experts::blocks(&operands[0][0], groups, &self.planner.graph.grid)
+            }
+            _ => 0,
+        };
+        let (aligned, transposed) = (unit.aligned, unit.transposed);
+        let situation = Situation { operands: &operands, aligned, rows: &rows, transposed, blocks };
         let sharding = units::sharding(unit.kind, &situation);
         plan.forms = sharding.operands;
         plan.results = sharding.results;

@@ -1,5 +1,6 @@
 //! Whole modules through the partitioner.
 
+mod experts;
 mod models;
 mod oracle;
 mod transformer;
