@@ -31,6 +31,7 @@ pub mod schedule;
 pub mod shard;
 pub mod simplify;
 pub mod split_all_reduce;
+pub mod unfuse;
 
 #[cfg(test)]
 mod cases;
