@@ -35,6 +35,8 @@ pub mod unfuse;
 
 #[cfg(test)]
 mod cases;
+#[cfg(test)]
+mod pairs_tests;
 
 pub use decline::Decline;
 pub use pass::{Pass, PassContext, PassError};
