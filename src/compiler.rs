@@ -101,6 +101,12 @@ impl Compiler {
         self
     }
 
+    /// Whether embedding and head are split by vocabulary (default: where the devices divide it).
+    pub fn vocab_parallel(mut self, split: bool) -> Self {
+        self.options.vocab_parallel = Some(split);
+        self
+    }
+
     /// What training minimises.
     pub fn objective(mut self, objective: Objective) -> Self {
         self.options.objective = objective;

@@ -1,7 +1,7 @@
 //! Files: written whole or not at all, and tensors in the safetensors format.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::Write,
     path::{Path, PathBuf},
 };
@@ -66,19 +66,48 @@ pub fn read_text(path: &Path) -> Result<String, Error> {
     std::fs::read_to_string(path).map_err(|source| Error::file(path, source))
 }
 
-/// The tensors of a safetensors file or of a checkpoint folder.
+/// The tensors of a safetensors file or of a checkpoint folder, which may hold several and their index.
 pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, HostTensor>, Error> {
-    let path = if path.is_dir() { path.join("model.safetensors") } else { path.to_owned() };
-    let bytes = std::fs::read(&path).map_err(|source| Error::file(&path, source))?;
+    if !path.is_dir() {
+        return read_shard(path);
+    }
+    let index = path.join("model.safetensors.index.json");
+    if !index.is_file() {
+        return read_shard(&path.join("model.safetensors"));
+    }
+    let mut tensors = BTreeMap::new();
+    for shard in shards(&index)? {
+        tensors.extend(read_shard(&path.join(shard))?);
+    }
+    Ok(tensors)
+}
+
+/// The files that a checkpoint's index names, each once.
+fn shards(index: &Path) -> Result<BTreeSet<String>, Error> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let read: Index = serde_json::from_str(&read_text(index)?)
+        .map_err(|error| Error::contents(index, format!("not an index of a checkpoint ({error})")))?;
+    let shards: BTreeSet<String> = read.weight_map.into_values().collect();
+    match shards.iter().find(|name| Path::new(name).file_name() != Some(std::ffi::OsStr::new(name))) {
+        Some(name) => Err(Error::contents(index, format!("`{name}` is no file beside the index"))),
+        None => Ok(shards),
+    }
+}
+
+fn read_shard(path: &Path) -> Result<BTreeMap<String, HostTensor>, Error> {
+    let bytes = std::fs::read(path).map_err(|source| Error::file(path, source))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| {
         Error::contents(
-            &path,
+            path,
             format!("not a safetensors file ({error}); expected one written by safetensors"),
         )
     })?;
     file.tensors()
         .into_iter()
-        .map(|(name, view)| Ok((name.clone(), host_tensor(&path, &name, &view)?)))
+        .map(|(name, view)| Ok((name.clone(), host_tensor(path, &name, &view)?)))
         .collect()
 }
 

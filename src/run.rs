@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use t3c_cpu::{Executable, State};
-use t3c_frontends::{ModelInfo, Phase};
+use t3c_frontends::{ModelInfo, Phase, Source};
 
 use crate::{
     Compiler, Error, Goal, Policy,
@@ -62,26 +62,35 @@ impl Runner {
     /// Names the tensor that is missing or of another shape.
     pub fn set_weights(&mut self, path: &Path, tensors: &BTreeMap<String, HostTensor>) -> Result<(), Error> {
         for parameter in self.info.parameters.clone() {
-            let name = &parameter.name;
-            let tensor = tensors.get(name).ok_or_else(|| {
-                Error::contents(
-                    path,
-                    format!("tensor `{name}` is missing; expected shape {:?}", parameter.checkpoint_shape),
-                )
-            })?;
-            if tensor.r#type.shape != parameter.checkpoint_shape {
-                let problem = format!(
-                    "tensor `{name}` has shape {:?}, expected {:?}",
-                    tensor.r#type.shape, parameter.checkpoint_shape
-                );
-                return Err(Error::contents(path, problem));
-            }
-            let values = files::widen_to_f32(tensor).ok_or_else(|| {
-                Error::contents(path, format!("tensor `{name}` holds integers, expected floats"))
-            })?;
-            self.set(&format!("param/{name}"), &HostTensor::f32(parameter.shape.clone(), &values))?;
+            let values = parameter.gather(|source| floats(path, tensors, source))?;
+            let tensor = HostTensor::f32(parameter.shape.clone(), &values);
+            self.set(&format!("param/{}", parameter.name), &tensor)?;
         }
         Ok(())
+    }
+
+    /// The checkpoint's tensors as `kind` (`param`, `grad`, `m`, `v`) has them: of every parameter, or of those of
+    /// which a part is in a tensor that `wanted` accepts.
+    ///
+    /// # Errors
+    /// When the program has no such results.
+    pub fn checkpoint(&self, kind: &str, wanted: impl Fn(&str) -> bool) -> Result<Outputs, Error> {
+        let mut tensors = BTreeMap::new();
+        for parameter in &self.info.parameters {
+            if parameter.sources.iter().any(|source| wanted(&source.tensor)) {
+                let name = format!("{kind}/{}", parameter.name);
+                let values = self.get(&name)?.to_f32();
+                let values = values.ok_or_else(|| Error::option(&name, "is no f32"))?;
+                parameter.scatter(&values, &mut tensors);
+            }
+        }
+        let shapes = self.info.checkpoint();
+        let whole = |(name, values): (String, Vec<f32>)| {
+            let shape = shapes.get(name.as_str()).map(|shape| shape.to_vec()).unwrap_or_default();
+            let tensor = HostTensor::f32(shape, &values);
+            (name, tensor)
+        };
+        Ok(tensors.into_iter().filter(|(name, _)| wanted(name)).map(whole).collect())
     }
 
     /// Sets one argument of the entry, whatever its shape is called there.
@@ -185,6 +194,23 @@ impl Runner {
     }
 }
 
+/// The floats of a checkpoint tensor. Checkpoints of a bare model leave out the first part of names that
+/// `transformers` gives it inside a language model: `h.0.…` for `transformer.h.0.…`.
+fn floats(path: &Path, tensors: &BTreeMap<String, HostTensor>, source: &Source) -> Result<Vec<f32>, Error> {
+    let name = &source.tensor;
+    let bare = name.split_once('.').and_then(|(_, bare)| tensors.get(bare));
+    let tensor = tensors.get(name).or(bare).ok_or_else(|| {
+        Error::contents(path, format!("tensor `{name}` is missing; expected shape {:?}", source.shape))
+    })?;
+    if tensor.r#type.shape != source.shape {
+        let problem =
+            format!("tensor `{name}` has shape {:?}, expected {:?}", tensor.r#type.shape, source.shape);
+        return Err(Error::contents(path, problem));
+    }
+    files::widen_to_f32(tensor)
+        .ok_or_else(|| Error::contents(path, format!("tensor `{name}` holds integers, expected floats")))
+}
+
 /// What `t3c run` computes.
 #[derive(Debug)]
 pub struct Request {
@@ -215,7 +241,8 @@ pub fn run_language_model(model: &Path, request: &Request) -> Result<Outputs, Er
             .batch(batch)
             .seq(length)
             .fuse(request.fuse)
-            .dtype(t3c_ir::Element::F32);
+            .dtype(t3c_ir::Element::F32)
+            .vocab_parallel(false);
         let compiler = compiler.goal(goal);
         match request.tp {
             Some(tp) => compiler.tp(tp),
@@ -235,23 +262,23 @@ pub fn run_language_model(model: &Path, request: &Request) -> Result<Outputs, Er
     outputs.insert("logits".into(), logits);
     if let Some(names) = &request.gradients {
         for name in names {
-            if !forward.info().parameters.iter().any(|parameter| parameter.name == *name) {
+            if !forward.info().checkpoint().contains_key(name.as_str()) {
                 return Err(Error::option("--grad", format!("the model has no parameter `{name}`")));
             }
         }
-        let goal = Goal::Gradients(names.iter().map(|name| format!("param/{name}")).collect());
+        let wanted = |name: &str| names.is_empty() || names.iter().any(|other| other == name);
+        let parts = forward.info().parameters.iter().filter(|parameter| {
+            !names.is_empty() && parameter.sources.iter().any(|source| wanted(&source.tensor))
+        });
+        let goal = Goal::Gradients(parts.map(|parameter| format!("param/{}", parameter.name)).collect());
         let mut training = Runner::new(compiler(Phase::Training, goal), t3c_cpu::Options::default())?;
         training.set_weights(&request.weights, &tensors)?;
         training.set_tokens(&request.sequences)?;
         training.set_next_token_targets(&request.sequences)?;
         training.run()?;
         outputs.insert("loss".into(), training.get("loss")?);
-        for parameter in &training.info().parameters {
-            if names.is_empty() || names.contains(&parameter.name) {
-                let mut gradient = training.get(&format!("grad/{}", parameter.name))?;
-                gradient.r#type.shape = parameter.checkpoint_shape.clone();
-                outputs.insert(format!("grad/{}", parameter.name), gradient);
-            }
+        for (name, gradient) in training.checkpoint("grad", wanted)? {
+            outputs.insert(format!("grad/{name}"), gradient);
         }
     }
     Ok(outputs)

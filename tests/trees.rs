@@ -4,11 +4,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use t3c_frontends::{
     DecoderConfig, Graph, Objective,
-    decoder::{Activation, Rope, RopeScaling, TensorNames},
+    decoder::{Position, Rope},
     portool,
 };
 use t3c_ir::{
-    Context, Element,
+    Context,
     function::{Port, entry},
     interpreter::{Interpreter, Tensor},
 };
@@ -34,10 +34,8 @@ fn config() -> DecoderConfig {
         max_position_embeddings: 64,
         rms_norm_eps: 1e-5,
         tie_word_embeddings: true,
-        rope: Rope { theta: 100.0, scaling: RopeScaling::Default },
-        activation: Activation::Silu,
-        dtype: Element::F32,
-        names: TensorNames::LLAMA,
+        position: Position::Rotary(Rope::new(100.0)),
+        ..DecoderConfig::llama()
     }
 }
 

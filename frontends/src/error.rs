@@ -198,13 +198,18 @@ impl Error {
     }
 
     /// The same error, with `prefix` before the name of its field.
-    pub(crate) fn prefixed(mut self, prefix: &str) -> Self {
+    pub(crate) fn prefixed(self, prefix: &str) -> Self {
+        self.renamed(|name| format!("{prefix}{name}"))
+    }
+
+    /// The same error, with another name for its field.
+    pub(crate) fn renamed(mut self, name: impl FnOnce(&str) -> String) -> Self {
         if let Self::Invalid { field, .. }
         | Self::Unsupported { field, .. }
         | Self::Indivisible { field, .. }
         | Self::TooLarge { field, .. } = &mut self
         {
-            field.name.insert_str(0, prefix);
+            field.name = name(&field.name);
         }
         self
     }

@@ -23,7 +23,7 @@ use std::path::Path;
 pub use decoder::{DecoderConfig, Objective};
 pub use detect::{Format, detect};
 pub use error::{Error, Field, Place};
-pub use info::{ModelInfo, Parameter};
+pub use info::{ModelInfo, Parameter, Source};
 use t3c_ir::{Context, Element, Module};
 
 /// What is to be built.
@@ -56,6 +56,14 @@ pub struct Options {
     pub cache_blocks: Option<u64>,
     /// Tensor parallelism; `None` takes the file's own degree, or 1.
     pub tp: Option<u64>,
+    /// Data parallelism: groups of devices among which sequences are split (default 1).
+    pub dp: Option<u64>,
+    /// Expert parallelism: groups of devices among which experts are split, and sequences as well (default 1).
+    pub ep: Option<u64>,
+    /// Whether the residual stream's tokens are split over the devices of tensor parallelism.
+    pub sequence_parallel: bool,
+    /// Whether embedding and head are split by vocabulary; `None` where tensor parallelism divides it.
+    pub vocab_parallel: Option<bool>,
     /// Activations and parameters; `None` takes the file's own type.
     pub dtype: Option<Element>,
     /// What training minimises.

@@ -31,13 +31,10 @@ fn info(file: &str, module: &Module<'_>) -> Result<ModelInfo, Error> {
     let parameters = ports
         .iter()
         .filter_map(|port| {
-            Some(crate::Parameter {
-                name: port.name.strip_prefix("param/")?.to_owned(),
-                shape: port.r#type.shape.clone(),
-                checkpoint_shape: port.r#type.shape.clone(),
-                split: None,
-                element: port.r#type.element,
-            })
+            let name = port.name.strip_prefix("param/")?;
+            let shape = &port.r#type.shape;
+            let split = vec![Vec::new(); shape.len()];
+            Some(crate::Parameter::whole(name, shape.clone(), shape, split, port.r#type.element))
         })
         .collect();
     let floats = [Element::F64, Element::F32, Element::F16, Element::Bf16];
@@ -52,6 +49,8 @@ fn info(file: &str, module: &Module<'_>) -> Result<ModelInfo, Error> {
         batch: None,
         seq: None,
         tp,
+        dp: 1,
+        ep: 1,
         element: element.unwrap_or(Element::F32),
         degrees: vec![tp],
     })

@@ -32,6 +32,16 @@ pub(crate) fn silu(body: &mut ScalarBody, x: Ref) -> Ref {
     body.div(x, denominator)
 }
 
+/// `x · σ(1.702 x)`.
+pub(crate) fn quick_gelu(body: &mut ScalarBody, x: Ref) -> Ref {
+    let element = body.element(x);
+    let [one, slope] = [1.0, -1.702].map(|value| body.constant(value, element));
+    let scaled = body.mul(x, slope);
+    let exp = body.unary(ScalarOp::Exp, scaled);
+    let denominator = body.add(one, exp);
+    body.div(x, denominator)
+}
+
 /// `x · Φ(x)`, the exact form.
 pub(crate) fn gelu(body: &mut ScalarBody, x: Ref) -> Ref {
     let element = body.element(x);
@@ -83,6 +93,41 @@ pub(crate) fn unary<'c, 'a>(
     })
 }
 
+/// What a norm does besides dividing by the root mean square.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gain {
+    /// `· weight`.
+    Weight,
+    /// `· (1 + weight)`.
+    OnePlusWeight,
+}
+
+/// The letters of a norm's tensors: of `x`, of what one norm is taken for each of, and of the weight, which are
+/// those over which it is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NormDims {
+    pub x: &'static str,
+    pub kept: &'static str,
+    pub weight: &'static str,
+}
+
+impl NormDims {
+    /// Over the last dimension of `x [N, D]`.
+    pub const ROWS: Self = Self { x: "nd", kept: "n", weight: "d" };
+    /// Over the heads of queries `[N, K, G, 2, E]`.
+    pub const QUERIES: Self = Self { x: "nkgci", kept: "nkg", weight: "ci" };
+    /// Over the heads of keys `[N, K, 2, E]`.
+    pub const KEYS: Self = Self { x: "nkci", kept: "nk", weight: "ci" };
+
+    fn size(&self, r#type: &TensorType) -> f64 {
+        let letters = self.x.chars().zip(&r#type.shape);
+        letters
+            .filter(|(letter, _)| self.weight.contains(*letter))
+            .map(|(_, &extent)| extent as f64)
+            .product()
+    }
+}
+
 /// `x / √(mean x² + eps) · weight` over the last dimension of `x [N, D]`.
 pub(crate) fn rms_norm<'c, 'a>(
     b: &Builder<'c, 'a>,
@@ -90,19 +135,44 @@ pub(crate) fn rms_norm<'c, 'a>(
     weight: Val<'c, 'a>,
     eps: f64,
 ) -> Result<Val<'c, 'a>, Error> {
+    rms_norm_over(b, NormDims::ROWS, x, weight, Gain::Weight, eps)
+}
+
+/// `x / √(mean x² + eps)` with a gain.
+pub(crate) fn rms_norm_over<'c, 'a>(
+    b: &Builder<'c, 'a>,
+    dims: NormDims,
+    x: Val<'c, 'a>,
+    weight: Val<'c, 'a>,
+    gain: Gain,
+    eps: f64,
+) -> Result<Val<'c, 'a>, Error> {
     let r#type = TensorType::of(x)?;
-    let (element, size) = (r#type.element, last(&r#type));
-    let squares = b.structured("nd->n", &[x], wide(element), 0.0, |body| {
+    let element = r#type.element;
+    let NormDims { x: letters, kept, weight: weighted } = dims;
+    let squares = b.structured(&format!("{letters}->{kept}"), &[x], wide(element), 0.0, |body| {
         let x = cast(body, Ref::Arg(0), wide(element));
         let square = body.mul(x, x);
         body.add(Ref::Arg(1), square)
     })?;
-    let inverse = inverse_root(b, squares, size, eps)?;
-    b.map("nd,n,d->nd", &[x, inverse, weight], |body| {
+    let inverse = inverse_root(b, kept, squares, dims.size(&r#type), eps)?;
+    let specification = format!("{letters},{kept},{weighted}->{letters}");
+    b.map(&specification, &[x, inverse, weight], |body| {
         let x = cast(body, Ref::Arg(0), wide(element));
         let normal = body.mul(x, Ref::Arg(1));
-        let normal = cast(body, normal, element);
-        body.mul(normal, Ref::Arg(2))
+        match gain {
+            Gain::Weight => {
+                let normal = cast(body, normal, element);
+                body.mul(normal, Ref::Arg(2))
+            }
+            Gain::OnePlusWeight => {
+                let weight = cast(body, Ref::Arg(2), wide(element));
+                let one = body.constant(1.0, wide(element));
+                let weight = body.add(one, weight);
+                let scaled = body.mul(normal, weight);
+                cast(body, scaled, element)
+            }
+        }
     })
 }
 
@@ -115,7 +185,7 @@ pub(crate) fn layer_norm<'c, 'a>(
     eps: f64,
 ) -> Result<Val<'c, 'a>, Error> {
     let r#type = TensorType::of(x)?;
-    let (element, size) = (r#type.element, last(&r#type));
+    let (element, size) = (r#type.element, NormDims::ROWS.size(&r#type));
     let sum = b.structured("nd->n", &[x], wide(element), 0.0, |body| {
         let x = cast(body, Ref::Arg(0), wide(element));
         body.add(Ref::Arg(1), x)
@@ -130,7 +200,7 @@ pub(crate) fn layer_norm<'c, 'a>(
         let square = body.mul(Ref::Arg(0), Ref::Arg(0));
         body.add(Ref::Arg(1), square)
     })?;
-    let inverse = inverse_root(b, squares, size, eps)?;
+    let inverse = inverse_root(b, "n", squares, size, eps)?;
     b.structured("nd,n,d,d->nd", &[centred, inverse, weight, bias], element, 0.0, |body| {
         let normal = body.mul(Ref::Arg(0), Ref::Arg(1));
         let normal = cast(body, normal, element);
@@ -139,18 +209,66 @@ pub(crate) fn layer_norm<'c, 'a>(
     })
 }
 
-fn last(r#type: &TensorType) -> f64 {
-    r#type.shape.last().copied().unwrap_or(1) as f64
+/// `x + bias`, which has the last `rank of bias` dimensions of `x`.
+pub(crate) fn biased<'c, 'a>(
+    b: &Builder<'c, 'a>,
+    x: Val<'c, 'a>,
+    bias: Val<'c, 'a>,
+) -> Result<Val<'c, 'a>, Error> {
+    let (rank, of_bias) = (TensorType::of(x)?.shape.len(), TensorType::of(bias)?.shape.len());
+    let dims: String = ('a'..='z').take(rank).collect();
+    let specification = format!("{dims},{}->{dims}", &dims[rank - of_bias..]);
+    b.map(&specification, &[x, bias], |body| body.add(Ref::Arg(0), Ref::Arg(1)))
+}
+
+/// The residual stream `x [N, D]` plus what a block adds to it, with its biases `[D]`.
+///
+/// One operation, so that the block's partial sums are reduced before any bias is added.
+pub(crate) fn residual<'c, 'a>(
+    b: &Builder<'c, 'a>,
+    x: Val<'c, 'a>,
+    added: Val<'c, 'a>,
+    biases: &[Val<'c, 'a>],
+) -> Result<Val<'c, 'a>, Error> {
+    let specification = format!("nd,nd{}->nd", ",d".repeat(biases.len()));
+    b.map(&specification, &[&[x, added], biases].concat(), |body| {
+        let biased = (0..biases.len()).fold(Ref::Arg(1), |sum, bias| body.add(sum, Ref::Arg(2 + bias)));
+        body.add(Ref::Arg(0), biased)
+    })
+}
+
+/// `x` times a number, in its wide type.
+pub(crate) fn scaled<'c, 'a>(b: &Builder<'c, 'a>, x: Val<'c, 'a>, factor: f64) -> Result<Val<'c, 'a>, Error> {
+    let r#type = TensorType::of(x)?;
+    let dims: String = ('a'..='z').take(r#type.shape.len()).collect();
+    b.map(&format!("{dims}->{dims}"), &[x], |body| {
+        let x = cast(body, Ref::Arg(0), wide(r#type.element));
+        let factor = body.constant(factor, wide(r#type.element));
+        let y = body.mul(x, factor);
+        cast(body, y, r#type.element)
+    })
+}
+
+/// `cap · tanh(x / cap)` of `x [N, V]`.
+pub(crate) fn capped<'c, 'a>(b: &Builder<'c, 'a>, x: Val<'c, 'a>, cap: f64) -> Result<Val<'c, 'a>, Error> {
+    b.map("nv->nv", &[x], |body| {
+        let element = body.element(Ref::Arg(0));
+        let cap = body.constant(cap, element);
+        let share = body.div(Ref::Arg(0), cap);
+        let tanh = body.unary(ScalarOp::Tanh, share);
+        body.mul(tanh, cap)
+    })
 }
 
 /// `1 / √(sum / size + eps)`.
 fn inverse_root<'c, 'a>(
     b: &Builder<'c, 'a>,
+    dims: &str,
     sum: Val<'c, 'a>,
     size: f64,
     eps: f64,
 ) -> Result<Val<'c, 'a>, Error> {
-    b.map("n->n", &[sum], |body| {
+    b.map(&format!("{dims}->{dims}"), &[sum], |body| {
         let element = body.element(Ref::Arg(0));
         let [size, eps] = [size, eps].map(|value| body.constant(value, element));
         let mean = body.div(Ref::Arg(0), size);
@@ -238,6 +356,17 @@ pub(crate) fn call_unit<'c, 'a>(
 ) -> Result<Vec<Val<'c, 'a>>, Error> {
     let symbol = units::ensure(module, unit)?;
     b.call(&symbol, arguments, &unit.results)
+}
+
+/// Rows `ids` of `table`, which are split alike: an index points into its own device's rows.
+pub(crate) fn aligned_lookup<'c, 'a>(
+    b: &Builder<'c, 'a>,
+    module: Op<'c, 'a>,
+    table: Val<'c, 'a>,
+    ids: Val<'c, 'a>,
+) -> Result<Val<'c, 'a>, Error> {
+    let unit = Unit::lookup(&TensorType::of(table)?, &TensorType::of(ids)?).aligned();
+    Ok(call_unit(b, module, &unit, &[table, ids])?[0])
 }
 
 /// Rows `ids` of `table`.

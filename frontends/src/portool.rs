@@ -42,6 +42,8 @@ pub fn training(
         tokens: Some(step.tokens),
         rows: Some(step.rows),
         tp: Some(step.tp),
+        // Native code has no split vocabulary.
+        vocab_parallel: Some(false),
         objective: step.objective.clone(),
         temperature: Some(step.temperature),
         ..Options::default()
@@ -67,6 +69,7 @@ pub fn decode(
         seq: Some(config.max_position_embeddings),
         cache_blocks: Some(blocks),
         tp: Some(tp),
+        vocab_parallel: Some(false),
         ..Options::default()
     };
     Decoder::new(config, name, &options, recipe.map(origin))

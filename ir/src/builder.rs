@@ -423,19 +423,12 @@ impl<'c, 'a> Builder<'c, 'a> {
         self.one(operation)
     }
 
-    /// Annotates `value` with the grid axis (or none) that splits each of its dimensions.
+    /// Annotates `value` with the grid axes that split each of its dimensions, outermost first.
     ///
     /// # Errors
     /// When MLIR refuses it.
-    pub fn shard(
-        &self,
-        value: Val<'c, 'a>,
-        grid: &str,
-        splits: &[Option<usize>],
-    ) -> Result<Val<'c, 'a>, Error> {
-        let axes: Vec<String> =
-            splits.iter().map(|axis| axis.map_or("[]".into(), |axis| format!("[{axis}]"))).collect();
-        let text = format!("#shard<axisarray[{}]>", axes.join(", "));
+    pub fn shard(&self, value: Val<'c, 'a>, grid: &str, splits: &[Vec<usize>]) -> Result<Val<'c, 'a>, Error> {
+        let text = format!("#shard<axisarray{splits:?}>");
         let split_axes = Attribute::parse(self.context, &text)
             .ok_or_else(|| Error::Mlir(format!("cannot parse {text}")))?;
         let sharding_type = Type::parse(self.context, "!shard.sharding")

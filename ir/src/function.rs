@@ -9,16 +9,17 @@ use melior::ir::{
 use t3c_schedule::{Axis, Grid};
 
 use crate::{
-    Blk, Builder, Error, Module, Op, TensorType, Val,
+    Blk, Builder, Error, Module, Op, Splits, TensorType, Val,
     attributes::{self, Named, integers, named, string},
-    ffi, walk,
+    ffi, splits, walk,
 };
 
 /// The name of a function's argument or result (`tokens`, `param/…`, `loss`), as an argument attribute.
 pub const NAME: &str = "t3.name";
 /// Marks a function as a unit of the design: attention, lookup, ….
 pub const UNIT: &str = "t3.unit";
-/// On an argument or result of a partitioned function: the grid axis that splits each dimension, −1 for none.
+/// On an argument or result of a partitioned function: the grid axes that split each dimension, outermost first, as
+/// an array of `i64` arrays ([`crate::splits`]).
 pub const SPLIT: &str = "t3.split";
 /// The names of the grid's axes, on the module.
 pub const AXES: &str = "t3.axes";
@@ -30,7 +31,7 @@ pub struct Port {
     pub name: String,
     /// Its type.
     pub r#type: TensorType,
-    /// Other attributes, as MLIR text (`t3.split = array<i64: 0>`), sorted by name.
+    /// Other attributes, as MLIR text (`t3.split = [array<i64: 0>]`), sorted by name.
     pub attributes: Vec<(String, String)>,
 }
 
@@ -38,6 +39,20 @@ impl Port {
     /// A named port.
     pub fn new(name: impl Into<String>, r#type: TensorType) -> Self {
         Self { name: name.into(), r#type, attributes: Vec::new() }
+    }
+
+    /// How it is divided over the grid; whole where [`SPLIT`] does not say.
+    pub fn splits(&self) -> Splits {
+        let text = self.attributes.iter().find(|(name, _)| name == SPLIT).map_or("", |(_, text)| text);
+        splits::parse(text, self.r#type.shape.len())
+    }
+
+    /// The port that says with [`SPLIT`] how it is divided.
+    pub fn with_splits(mut self, splits: &[Vec<usize>]) -> Self {
+        self.attributes.retain(|(name, _)| name != SPLIT);
+        self.attributes.push((SPLIT.to_owned(), splits::render(splits)));
+        self.attributes.sort();
+        self
     }
 }
 

@@ -13,6 +13,7 @@ pub mod function;
 pub mod generic;
 pub mod interpreter;
 pub mod scalar;
+pub mod splits;
 pub mod types;
 pub mod units;
 pub mod views;
@@ -26,6 +27,7 @@ pub use context::{Context, Diagnostic, Module, Severity};
 pub use error::Error;
 pub use generic::{Generic, Iterator};
 pub use scalar::{Inst, Predicate, Ref, ScalarBody, ScalarOp};
+pub use splits::Splits;
 pub use types::{TensorType, element_of, tensor_type};
 
 /// An operation that sits in a module.

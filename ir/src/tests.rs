@@ -34,7 +34,7 @@ fn a_built_function_verifies_and_reads_back() {
     let function = Function::cast(op).unwrap();
     let b = Builder::at_end(context.mlir(), block, location).named("mlp.up_proj");
     let arguments = function.arguments();
-    let w = b.shard(arguments[1], "grid", &[Some(0), None]).unwrap();
+    let w = b.shard(arguments[1], "grid", &[vec![0], vec![]]).unwrap();
     let y = b.contract("td,fd->tf", arguments[0], w).unwrap();
     let e = b.map("tf->tf", &[y], |body| body.unary(ScalarOp::Exp, Ref::Arg(0))).unwrap();
     b.ret(&[e]).unwrap();
@@ -51,7 +51,7 @@ fn a_built_function_verifies_and_reads_back() {
     assert_eq!(generics[0].extents, [8, 6, 4]);
     assert!(generics[1].is_elementwise());
     let splits = walk(module.op()).into_iter().find_map(annotation).unwrap();
-    assert_eq!(splits, [Some(0), None]);
+    assert_eq!(splits, [vec![0], vec![]]);
     assert_eq!(grid(module.op()).unwrap().1.axes[0].name, "tp");
     assert_eq!(
         crate::function::function(module.op(), "f").unwrap().argument_ports().unwrap()[1].name,

@@ -4,7 +4,7 @@ use melior::ir::{ValueLike, operation::OperationLike};
 use t3c_schedule::{Arrival, Chunk, CollectiveKind, Reduction};
 
 use crate::{
-    Blk, Error, Op, Val,
+    Blk, Error, Op, Splits, Val,
     attributes::{array, integer, integers, string},
     ffi, walk,
 };
@@ -207,8 +207,8 @@ fn collective_attribute(op: Op<'_, '_>) -> CollectiveKind {
     .map_or(CollectiveKind::ReduceScatter, |(_, kind)| kind)
 }
 
-/// The grid axis (or none) that splits each dimension, from a `shard.shard` annotation.
-pub fn annotation(op: Op<'_, '_>) -> Option<Vec<Option<usize>>> {
+/// The grid axes that split each dimension, outermost first, from a `shard.shard` annotation.
+pub fn annotation(op: Op<'_, '_>) -> Option<Splits> {
     if !walk::is(op, "shard.shard") {
         return None;
     }
@@ -218,11 +218,9 @@ pub fn annotation(op: Op<'_, '_>) -> Option<Vec<Option<usize>>> {
     let rank = crate::TensorType::from_mlir(value.r#type()).ok()?.shape.len();
     // `#shard<axisarray[[], [0]]>`: the inner brackets, one a dimension; missing ones are unsplit.
     let inner = &text[text.find("[[").map_or(text.len(), |at| at + 1)..];
-    let mut splits: Vec<Option<usize>> = inner
-        .split('[')
-        .skip(1)
-        .map(|part| part.split([']', ',']).next().and_then(|axis| axis.trim().parse().ok()))
-        .collect();
-    splits.resize(rank, None);
+    let axes = |part: &str| part.split(',').filter_map(|axis| axis.trim().parse().ok()).collect();
+    let mut splits: Splits =
+        inner.split('[').skip(1).map(|part| axes(part.split(']').next().unwrap_or_default())).collect();
+    splits.resize(rank, vec![]);
     Some(splits)
 }

@@ -93,7 +93,9 @@ pub fn append(module: Op<'_, '_>, options: &AdamW) -> Result<(), Error> {
             port: ports[parameter].clone(),
             value: annotated.map_or(Ok(arguments[parameter]), |op| op.result(0).map(Into::into))?,
             gradient: values[gradient],
-            split: annotated.and_then(annotation).is_some_and(|axes| axes.iter().any(Option::is_some)),
+            split: annotated
+                .and_then(annotation)
+                .is_some_and(|splits| splits.iter().any(|axes| !axes.is_empty())),
             moments: [arguments[parameter]; 2],
         });
     }

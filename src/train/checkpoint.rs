@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use serde::{Deserialize, Serialize};
 use t3c_rl::{recipe::Recipe, trainer::State};
 
-use super::CompiledPolicy;
+use super::{CompiledPolicy, policy::checkpoint_shape};
 use crate::{
     Error,
     files::{self, HostTensor},
@@ -72,8 +72,8 @@ pub(super) fn load(out: &Path, recipe: &Recipe, policy: &mut CompiledPolicy) -> 
                 } else {
                     format!("{kind}/{}", parameter.name)
                 };
-                let tensor =
-                    tensors.get(&name).filter(|tensor| tensor.r#type.shape == parameter.checkpoint_shape);
+                let shape = checkpoint_shape(&parameter);
+                let tensor = tensors.get(&name).filter(|tensor| tensor.r#type.shape == shape);
                 let values = tensor.and_then(HostTensor::to_f32).ok_or_else(|| {
                     Error::contents(&path, format!("tensor `{name}` is missing or of another shape"))
                 })?;

@@ -2,10 +2,9 @@
 
 use t3c_frontends::{
     DecoderConfig, Objective as Loss,
-    decoder::{Activation, Rope, RopeScaling, TensorNames},
+    decoder::{Position, Rope},
     portool,
 };
-use t3c_ir::Element;
 use t3c_rl::{pack::Objective, recipe::Recipe};
 
 /// The recipe's model with the task's vocabulary.
@@ -22,10 +21,8 @@ pub(super) fn decoder_config(recipe: &Recipe, vocabulary: usize) -> DecoderConfi
         max_position_embeddings: model.max_position_embeddings as u64,
         rms_norm_eps: model.rms_norm_eps,
         tie_word_embeddings: true,
-        rope: Rope { theta: model.rope_theta, scaling: RopeScaling::Default },
-        activation: Activation::Silu,
-        dtype: Element::F32,
-        names: TensorNames::LLAMA,
+        position: Position::Rotary(Rope::new(model.rope_theta)),
+        ..DecoderConfig::llama()
     }
 }
 

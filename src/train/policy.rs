@@ -10,6 +10,7 @@ use t3c_cpu::{Executable, State};
 use t3c_frontends::{
     DecoderConfig, Graph, ModelInfo, Objective as Loss, Parameter, Phase, json::Source, portool,
 };
+use t3c_ir::{Splits, splits};
 use t3c_passes::optimizer::AdamW;
 use t3c_rl::{
     decode::{DecodeRows, DecodeShape, Decoder},
@@ -92,7 +93,7 @@ impl CompiledPolicy {
     /// When there is none yet.
     pub fn tensor(&self, kind: &str, parameter: &Parameter) -> Result<HostTensor, Error> {
         let (mut r#type, bytes) = self.state.get(&format!("{kind}/{}", parameter.name))?;
-        r#type.shape = parameter.checkpoint_shape.clone();
+        r#type.shape = checkpoint_shape(parameter);
         Ok(HostTensor { r#type, bytes })
     }
 
@@ -108,13 +109,13 @@ impl CompiledPolicy {
     }
 
     /// How a parameter lies on the devices, as the executables' ports say.
-    fn split(&self, parameter: &Parameter) -> Vec<Option<usize>> {
+    fn split(&self, parameter: &Parameter) -> Splits {
         let name = format!("param/{}", parameter.name);
         let ports = self.decoding.values().flat_map(Executable::arguments);
         ports
             .into_iter()
             .find(|port| port.name == name)
-            .map_or_else(|| vec![None; parameter.shape.len()], |port| port.split.clone())
+            .map_or_else(|| splits::whole(parameter.shape.len()), |port| port.split.clone())
     }
 
     fn initialise(&mut self) -> Result<(), Error> {
@@ -141,7 +142,7 @@ impl CompiledPolicy {
     /// The standard deviation of a parameter's initial values; `None` for norms, which start at 1.
     fn initial_deviation(&self, parameter: &Parameter) -> Option<f64> {
         let model = &self.recipe.model;
-        let &[_, fan_in] = parameter.checkpoint_shape.as_slice() else { return None };
+        let &[_, fan_in] = checkpoint_shape(parameter).as_slice() else { return None };
         if parameter.name.contains("embed") {
             return Some(model.embedding_std);
         }
@@ -216,13 +217,18 @@ impl CompiledPolicy {
 }
 
 fn set(state: &mut State, name: &str, tensor: &HostTensor) -> Result<(), Error> {
-    let split = vec![None; tensor.r#type.shape.len()];
+    let split = splits::whole(tensor.r#type.shape.len());
     Ok(state.set(name, &tensor.r#type, &split, &tensor.bytes)?)
 }
 
 fn floats(state: &State, name: &str) -> Result<Vec<f32>, Error> {
     let (r#type, bytes) = state.get(name)?;
     Ok(HostTensor { r#type, bytes }.to_f32().unwrap_or_default())
+}
+
+/// A parameter's shape in the checkpoint: those of recipes' models are whole tensors.
+pub(super) fn checkpoint_shape(parameter: &Parameter) -> Vec<u64> {
+    parameter.sources.first().map_or_else(|| parameter.shape.clone(), |source| source.shape.clone())
 }
 
 fn compile(graph: Graph, phase: Phase, goal: Goal, fuse: Fuse) -> Result<Executable, Error> {
@@ -339,7 +345,7 @@ impl Policy for CompiledPolicy {
         };
         for name in ["tokens", "position", "subtree_end", "rows", "targets", "weight"] {
             let (r#type, bytes) = self.state.get(name)?;
-            reference.set(name, &r#type, &vec![None; r#type.shape.len()], &bytes)?;
+            reference.set(name, &r#type, &splits::whole(r#type.shape.len()), &bytes)?;
         }
         executable.run(reference)?;
         floats(reference, "logp")

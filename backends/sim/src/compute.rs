@@ -47,9 +47,15 @@ pub(crate) struct Units {
     /// Sections whose operands are in memory, and slots that wait for more.
     available: usize,
     stalled: Vec<u32>,
+    computed: Picoseconds,
 }
 
 impl Units {
+    /// When the last step was over.
+    pub fn computed(&self) -> Picoseconds {
+        self.computed
+    }
+
     /// Units whose operands are all there; `units` of them compute.
     pub fn new(producer: &Producer, sections: &[Section], system: &System, units: u64) -> Self {
         Self {
@@ -64,6 +70,7 @@ impl Units {
             first_stage_over: false,
             available: sections.len(),
             stalled: Vec::new(),
+            computed: Picoseconds(0),
         }
     }
 
@@ -179,6 +186,7 @@ impl Machine<'_> {
     pub fn step_computed(&mut self, device: usize, slot: u32) {
         let Some(units) = &mut self.devices[device].units else { return };
         units.is_computing = false;
+        units.computed = self.events.now();
         let state = &mut units.slots[slot as usize];
         state.is_computing = false;
         state.step += 1;

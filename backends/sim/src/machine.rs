@@ -122,6 +122,8 @@ pub(crate) struct Device {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub time: Picoseconds,
+    /// When device 0's units had multiplied for the last time.
+    pub computed: Picoseconds,
     /// Of device 0.
     pub traffic: Traffic,
     /// Blocks that fired on device 0.
@@ -277,6 +279,7 @@ impl Machine<'_> {
         debug_assert!(trackers.is_none_or(|trackers| trackers.fired == trackers.len()));
         Ok(Outcome {
             time: self.events.now(),
+            computed: first.units.as_ref().map_or(Picoseconds(0), Units::computed),
             traffic: first.traffic,
             sent: first.sent,
             fired: trackers.map_or(0, |trackers| trackers.fired),

@@ -193,9 +193,14 @@ fn read(path: &str) -> Result<String, Error> {
 }
 
 /// The systems that are built in, by name.
-const BUILT_IN: [(&str, &str); 4] = [
+const BUILT_IN: [(&str, &str); 9] = [
     ("t3-80cu", include_str!("../../../examples/systems/t3-80cu.toml")),
     ("t3-80cu-75gb", include_str!("../../../examples/systems/t3-80cu-75gb.toml")),
+    ("t3-160cu", include_str!("../../../examples/systems/t3-160cu.toml")),
+    ("a100-x8", include_str!("../../../examples/systems/a100-x8.toml")),
+    ("h200-x8", include_str!("../../../examples/systems/h200-x8.toml")),
+    ("mi210-x8", include_str!("../../../examples/systems/mi210-x8.toml")),
+    ("mi300x-x8", include_str!("../../../examples/systems/mi300x-x8.toml")),
     ("h100-x8", include_str!("../../../examples/systems/h100-x8.toml")),
     ("mi210-x4", include_str!("../../../examples/systems/mi210-x4.toml")),
 ];
@@ -431,6 +436,9 @@ mod tests {
 
     #[test]
     fn the_built_in_systems_are_valid() {
+        for (name, _) in BUILT_IN {
+            assert_eq!(System::open(name).unwrap().name, name);
+        }
         let system = System::open("t3-80cu").unwrap();
         assert_eq!(system.compute.units, 80);
         assert_eq!(system.link.bandwidth, 150_000_000_000);

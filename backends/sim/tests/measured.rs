@@ -71,3 +71,31 @@ fn products_on_mi210() {
         assert!(allowed.contains(&error), "{m}x{n}x{n}: {:+.1} %", 100.0 * error);
     }
 }
+
+/// Products of a GPT-3 layer on one of four A100s: columns and reduction indices of 16384 rows,
+/// milliseconds. Source: LLMCompass, transformer_A100.csv. The first MLP product set the clock.
+const A100: [(u64, u64, f64); 3] = [(9216, 12288, 13.72), (12288, 3072, 4.54), (12288, 12288, 17.49)];
+
+#[test]
+fn products_on_a100() {
+    let system = System::open("a100-x8").unwrap();
+    for (n, k, measured) in A100 {
+        let (product, _) = times(&system, 16384, n, k, 2);
+        let error = product / measured - 1.0;
+        assert!(error.abs() < 0.06, "16384x{n}x{k}: {:+.1} %", 100.0 * error);
+    }
+}
+
+/// NCCL's reduce-scatter on eight A100s: MiB, milliseconds. Source: aiconfigurator. Its ends set the link.
+const A100_REDUCE_SCATTER: [(u64, f64); 6] =
+    [(16, 0.1234), (32, 0.2100), (64, 0.3272), (128, 0.6240), (256, 1.1495), (512, 2.2071)];
+
+#[test]
+fn reduce_scatters_on_a100() {
+    let system = System::open("a100-x8").unwrap();
+    for (size, measured) in A100_REDUCE_SCATTER {
+        let (_, reduce_scatter) = times(&system, 8192, (size << 20) / 2 / 8192, 8, 8);
+        let error = reduce_scatter / measured - 1.0;
+        assert!(error.abs() < 0.15, "{size} MiB: {:+.1} %", 100.0 * error);
+    }
+}

@@ -4,12 +4,12 @@ use t3c_ir::{
     Builder, Context, Element, Module, TensorType, Val,
     function::{self, Function, Port, Signature, add_function},
 };
-use t3c_schedule::{Axis, Grid};
 
 use super::{
-    Decoder, Weight,
+    Decoder, Role,
     layer::{GRID, Layer},
     loss, rope,
+    weights::Weight,
 };
 use crate::{Error, Phase, nn};
 
@@ -18,9 +18,12 @@ struct Entry<'d, 'c, 'a> {
     decoder: &'d Decoder,
     module: &'a Module<'c>,
     b: Builder<'c, 'a>,
+    /// Inputs by name, annotated.
     data: Vec<(String, Val<'c, 'a>)>,
-    /// In checkpoint order, annotated.
-    parameters: Vec<Val<'c, 'a>>,
+    /// Weights before and after the layers, annotated.
+    own: Vec<(Weight, Val<'c, 'a>)>,
+    /// Weights of each layer, annotated.
+    layers: Vec<Vec<Val<'c, 'a>>>,
 }
 
 impl Decoder {
@@ -31,34 +34,62 @@ impl Decoder {
     pub fn build<'c>(&self, context: &'c Context) -> Result<Module<'c>, Error> {
         let location = self.location(context.mlir(), "model_type");
         let module = context.module(location);
-        if self.plan.tp > 1 {
-            let axes = vec![Axis { name: "tp".into(), size: self.plan.tp as u32 }];
-            function::add_grid(&module, GRID, &Grid { axes })?;
+        if let Some(grid) = self.plan.parallel.grid() {
+            function::add_grid(&module, GRID, &grid)?;
         }
         let data = self.data_ports();
         let signature = self.signature(&data);
         let (operation, block) = add_function(&module, &signature, location)?;
         let b = Builder::at_end(context.mlir(), block, location);
-        let layer = self.layer(&module)?;
+        let kinds = self.config.layer_kinds();
+        let layers =
+            kinds.into_iter().map(|kind| self.layer(&module, kind)).collect::<Result<Vec<_>, _>>()?;
         let mut arguments = Function(operation).arguments();
-        let parameters = self.parameters(&b, arguments.split_off(data.len()))?;
-        let data = data.into_iter().map(|port| port.name).zip(arguments).collect();
-        let entry = Entry { decoder: self, module: &module, b, data, parameters };
-        let results = entry.build(&layer)?;
+        let parameters = self.annotated(&b, arguments.split_off(data.len()))?;
+        let (own, layer_weights) = self.sorted(parameters);
+        let named = data.into_iter().zip(arguments).map(|(port, value)| {
+            let annotated = match port.name.as_str() {
+                name if name.starts_with("cache/") => self.annotate_cache(&b, value)?,
+                name => self.annotate_tokens(&b, name, value)?,
+            };
+            Ok((port.name, annotated))
+        });
+        let data = named.collect::<Result<_, Error>>()?;
+        let entry = Entry { decoder: self, module: &module, b, data, own, layers: layer_weights };
+        let results = entry.build(&layers)?;
         b.ret(&results)?;
         Ok(module)
     }
 
-    fn parameters<'c, 'a>(
+    /// Parameters with their shardings.
+    fn annotated<'c, 'a>(
         &self,
         b: &Builder<'c, 'a>,
         values: Vec<Val<'c, 'a>>,
     ) -> Result<Vec<Val<'c, 'a>>, Error> {
         let annotate = |(parameter, value): (&crate::Parameter, Val<'c, 'a>)| {
             let module = parameter.name.trim_end_matches(".weight");
-            self.annotate(b, module, value, parameter.split)
+            self.annotate(b, module, value, &parameter.split)
         };
         self.info.parameters.iter().zip(values).map(annotate).collect()
+    }
+
+    /// The entry's own weights, and those of each layer.
+    #[allow(clippy::type_complexity)]
+    fn sorted<'c, 'a>(
+        &self,
+        parameters: Vec<Val<'c, 'a>>,
+    ) -> (Vec<(Weight, Val<'c, 'a>)>, Vec<Vec<Val<'c, 'a>>>) {
+        let (config, parallel) = (&self.config, &self.plan.parallel);
+        let mut values = parameters.into_iter();
+        let mut own: Vec<_> = config.first_weights(parallel).into_iter().zip(values.by_ref()).collect();
+        let layers = (0..config.num_hidden_layers).map(|layer| {
+            let count = config.layer_weights(config.layer_kind(layer), parallel).len();
+            values.by_ref().take(count).collect()
+        });
+        let layers = layers.collect();
+        own.extend(config.last_weights(parallel).into_iter().zip(values));
+        (own, layers)
     }
 
     /// The entry's arguments before its parameters.
@@ -144,60 +175,87 @@ impl<'c, 'a> Entry<'_, 'c, 'a> {
         self.b.at(self.decoder.location(self.b.context(), field)).named(name)
     }
 
-    fn at_weight(&self, weight: &Weight) -> Builder<'c, 'a> {
-        self.at(weight.module, weight.field)
+    fn at_role(&self, role: Role) -> Builder<'c, 'a> {
+        self.at(self.decoder.config.names.module(role), role.field())
     }
 
-    fn build(&self, layer: &Layer) -> Result<Vec<Val<'c, 'a>>, Error> {
-        let decoder = self.decoder;
-        let embedding = decoder.config.embedding();
-        let b = self.at_weight(&embedding);
-        let hidden = nn::lookup(&b, self.module.op(), self.parameters[0], self.data("tokens")?)?;
+    fn weight(&self, role: Role, bias: bool) -> Option<Val<'c, 'a>> {
+        let mut own = self.own.iter();
+        own.find(|(weight, _)| weight.role == role && weight.bias == bias).map(|(_, value)| *value)
+    }
+
+    fn build(&self, layers: &[Layer]) -> Result<Vec<Val<'c, 'a>>, Error> {
+        let hidden = self.embedding()?;
         let rotation = self.rotation()?;
-        let (hidden, caches) = self.layers(layer, hidden, rotation)?;
+        let (hidden, caches) = self.layers(layers, hidden, rotation)?;
         let logits = self.head(hidden)?;
-        match decoder.plan.phase {
+        match self.decoder.plan.phase {
             Phase::Training => self.loss(logits),
             _ => Ok([vec![logits], caches].concat()),
         }
     }
 
+    /// What enters the first layer.
+    fn embedding(&self) -> Result<Val<'c, 'a>, Error> {
+        let config = &self.decoder.config;
+        let b = self.at_role(Role::Embedding);
+        let mut hidden = nn::lookup(&b, self.module.op(), self.table()?, self.data("tokens")?)?;
+        if let Some(scale) = config.embedding_scale {
+            hidden = nn::scaled(&b, hidden, scale)?;
+        }
+        if let Some(weight) = self.weight(Role::ProjectIn, false) {
+            hidden = self.at_role(Role::ProjectIn).contract("nw,dw->nd", hidden, weight)?;
+        }
+        if let Some(table) = self.weight(Role::Positions, false) {
+            let b = self.at_role(Role::Positions);
+            let positions = nn::lookup(&b, self.module.op(), table, self.data("position")?)?;
+            hidden = b.add(hidden, positions)?;
+        }
+        self.decoder.annotate_residual(&self.b, hidden)
+    }
+
+    /// The embedding's weight.
+    fn table(&self) -> Result<Val<'c, 'a>, Error> {
+        let missing = || t3c_ir::Error::Mlir("the model has no embedding".into());
+        Ok(self.weight(Role::Embedding, false).ok_or_else(missing)?)
+    }
+
     /// The rotation of each token, by its position.
-    fn rotation(&self) -> Result<Val<'c, 'a>, Error> {
+    fn rotation(&self) -> Result<Option<Val<'c, 'a>>, Error> {
         let (config, plan) = (&self.decoder.config, &self.decoder.plan);
+        let Some(rope) = config.rope() else { return Ok(None) };
         let half = config.head_dim / 2;
         let b = self.at("rotary_embedding", "max_position_embeddings");
         let r#type = TensorType::new([plan.positions, 2, 2, half], nn::wide(plan.element));
-        let table = b.constant(&rope::table(&config.rope, plan.positions, half), &r#type)?;
+        let table = b.constant(&rope::table(rope, plan.positions, half, plan.length), &r#type)?;
         let rotation = nn::lookup(&b, self.module.op(), table, self.data("position")?)?;
-        Ok(nn::convert(&b, rotation, plan.element)?)
+        Ok(Some(nn::convert(&b, rotation, plan.element)?))
     }
 
     fn layers(
         &self,
-        layer: &Layer,
+        layers: &[Layer],
         mut hidden: Val<'c, 'a>,
-        rotation: Val<'c, 'a>,
+        rotation: Option<Val<'c, 'a>>,
     ) -> Result<(Val<'c, 'a>, Vec<Val<'c, 'a>>), Error> {
         let config = &self.decoder.config;
-        let count = config.layer_weights().len();
         let mut caches = Vec::new();
-        for index in 0..config.num_hidden_layers {
-            let name = format!("{}.{index}", config.names.layers);
-            let b = self.at(&name, "num_hidden_layers");
-            let first = 1 + index as usize * count;
-            let mut arguments = vec![hidden, rotation];
-            if self.decoder.plan.phase == Phase::Decode {
-                arguments.extend([self.data("position")?, self.data("block_table")?]);
-                for part in ["k", "v"] {
-                    let cache = self.data(&format!("cache/{part}/{index}"))?;
-                    arguments.push(self.decoder.annotate_cache(&b, cache)?);
-                }
-            } else {
-                arguments.push(self.data("subtree_end")?);
+        for (index, weights) in self.layers.iter().enumerate() {
+            let kind = config.layer_kind(index as u64);
+            let layer = layers.iter().find(|layer| layer.kind == kind);
+            let layer = layer.ok_or_else(|| t3c_ir::Error::Mlir(format!("no function for {kind:?}")))?;
+            let b = self.at(&format!("{}.{index}", config.names.layers), "num_hidden_layers");
+            let mut arguments = Vec::new();
+            for port in self.decoder.layer_inputs(kind) {
+                arguments.push(match port.name.as_str() {
+                    "hidden" => hidden,
+                    "rotation" => rotation.ok_or_else(|| t3c_ir::Error::Mlir("no rotation".into()))?,
+                    name if name.starts_with("cache/") => self.data(&format!("{name}/{index}"))?,
+                    name => self.data(name)?,
+                });
             }
-            arguments.extend(&self.parameters[first..first + count]);
-            let results = b.call(layer.symbol, &arguments, &layer.results)?;
+            arguments.extend(weights);
+            let results = b.call(&layer.symbol, &arguments, &layer.results)?;
             hidden = results[0];
             caches.extend(&results[1..]);
         }
@@ -206,23 +264,32 @@ impl<'c, 'a> Entry<'_, 'c, 'a> {
 
     /// Logits of the chosen rows, or of every token.
     fn head(&self, hidden: Val<'c, 'a>) -> Result<Val<'c, 'a>, Error> {
-        let config = &self.decoder.config;
-        let norm_index = 1 + config.num_hidden_layers as usize * config.layer_weights().len();
-        let (norm, head) = (config.final_norm(), config.head());
-        let b = self.at_weight(&norm);
-        let hidden = match self.find("rows") {
-            Some(rows) => nn::lookup(&b, self.module.op(), hidden, rows)?,
+        let (decoder, config) = (self.decoder, &self.decoder.config);
+        let b = self.at_role(Role::FinalNorm);
+        let mut hidden = match self.find("rows") {
+            Some(rows) if decoder.plan.parallel.tokens().is_empty() => {
+                nn::lookup(&b, self.module.op(), hidden, rows)?
+            }
+            Some(rows) => nn::aligned_lookup(&b, self.module.op(), hidden, rows)?,
             None => hidden,
         };
-        let normal = nn::rms_norm(&b, hidden, self.parameters[norm_index], config.rms_norm_eps)?;
-        let (head, weight) = if config.tie_word_embeddings {
-            (config.embedding(), self.parameters[0])
-        } else {
-            (head, self.parameters[norm_index + 1])
+        if let Some(weight) = self.weight(Role::FinalNorm, false) {
+            hidden = decoder.norm(&b, hidden, weight, self.weight(Role::FinalNorm, true))?;
+        }
+        if let Some(weight) = self.weight(Role::ProjectOut, false) {
+            hidden = self.at_role(Role::ProjectOut).contract("nd,wd->nw", hidden, weight)?;
+        }
+        let (role, weight) = match self.weight(Role::Head, false) {
+            Some(weight) => (Role::Head, weight),
+            None => (Role::Embedding, self.table()?),
         };
-        let b = self.at_weight(&head);
-        let logits = b.contract("nd,vd->nv", normal, weight)?;
-        Ok(nn::convert(&b, logits, nn::wide(self.decoder.plan.element))?)
+        let b = self.at_role(role);
+        let logits = b.contract("nd,vd->nv", hidden, weight)?;
+        let logits = nn::convert(&b, logits, nn::wide(decoder.plan.element))?;
+        match config.logit_softcap {
+            Some(cap) => Ok(nn::capped(&b, logits, cap)?),
+            None => Ok(logits),
+        }
     }
 
     /// The objective's results, then log-probabilities.

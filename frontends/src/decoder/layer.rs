@@ -1,68 +1,72 @@
-//! One layer as a private function: attention and a gated MLP, each after a norm and added to the residual.
+//! A layer as a private function: attention and an MLP or experts, with norms, added to the residual stream.
 //!
-//! The layers of a model share it and pass their weights, so its locations name `model.layers.*.…`; the call
-//! names the layer.
+//! Layers of one kind share it and pass their weights, so its locations name `model.layers.*.…`; the call names
+//! the layer.
 
 use t3c_ir::{
-    Builder, Module, TensorType, Val,
+    Builder, Element, Module, Splits, TensorType, Val,
     function::{Function, Port, Signature, add_function},
-    units::Unit,
+    units::BLOCK,
 };
 
-use super::{Decoder, Weight};
-use crate::{Error, Phase, decoder::Activation, nn};
+use super::{
+    Decoder, Parallel, Role,
+    config::{LayerKind, Norm, Residual},
+    weights::Weight,
+};
+use crate::{Error, Phase, nn};
 
 /// The symbol of the grid.
 pub(super) const GRID: &str = "grid";
-/// The grid axis of tensor parallelism.
-const TP_AXIS: usize = 0;
 /// The KV-head dimension of a cache `[NB, 16, K, …]`.
-const CACHE_SPLIT: usize = 2;
+const CACHE_HEADS: usize = 2;
 
 /// A layer function, for its callers.
 pub(super) struct Layer {
-    pub symbol: &'static str,
+    pub kind: LayerKind,
+    pub symbol: String,
     pub results: Vec<TensorType>,
 }
 
 /// What a layer's function receives besides weights.
-struct Inputs<'c, 'a> {
-    hidden: Val<'c, 'a>,
-    rotation: Val<'c, 'a>,
-    visibility: Visibility<'c, 'a>,
-}
-
-/// What tells which tokens a token sees.
-enum Visibility<'c, 'a> {
-    Packed { subtree_end: Val<'c, 'a> },
-    Paged { position: Val<'c, 'a>, block_table: Val<'c, 'a>, k_cache: Val<'c, 'a>, v_cache: Val<'c, 'a> },
+pub(super) struct Inputs<'c, 'a> {
+    pub hidden: Val<'c, 'a>,
+    pub rotation: Option<Val<'c, 'a>>,
+    pub position: Option<Val<'c, 'a>>,
+    pub subtree_end: Option<Val<'c, 'a>>,
+    pub block_table: Option<Val<'c, 'a>>,
+    pub caches: Vec<Val<'c, 'a>>,
 }
 
 /// The places and weights of one layer.
-struct Place<'d, 'c, 'a> {
-    decoder: &'d Decoder,
-    module: &'a Module<'c>,
-    b: Builder<'c, 'a>,
+pub(super) struct Place<'d, 'c, 'a> {
+    pub decoder: &'d Decoder,
+    pub module: &'a Module<'c>,
+    pub kind: LayerKind,
+    pub b: Builder<'c, 'a>,
     weights: Vec<(Weight, Val<'c, 'a>)>,
 }
 
 impl Decoder {
     /// The types of a layer's arguments before its weights, with their names.
-    pub(super) fn layer_inputs(&self) -> Vec<Port> {
+    pub(super) fn layer_inputs(&self, kind: LayerKind) -> Vec<Port> {
         let (config, plan) = (&self.config, &self.plan);
         let float = |shape: &[u64]| TensorType::new(shape, plan.element);
-        let integer = |shape: &[u64]| TensorType::new(shape, t3c_ir::Element::I32);
+        let integer = |shape: &[u64]| TensorType::new(shape, Element::I32);
         let n = plan.tokens;
-        let mut ports = vec![
-            Port::new("hidden", float(&[n, config.hidden_size])),
-            Port::new("rotation", float(&[n, 2, 2, config.head_dim / 2])),
-        ];
+        let mut ports = vec![Port::new("hidden", float(&[n, config.hidden_size]))];
+        if config.rope().is_some() {
+            ports.push(Port::new("rotation", float(&[n, 2, 2, config.head_dim / 2])));
+        }
         if plan.phase == Phase::Decode {
             ports.push(Port::new("position", integer(&[n])));
             ports.push(Port::new("block_table", integer(&[n, plan.table])));
-            ports.extend(self.caches().map(|(name, r#type)| Port::new(name, r#type)));
+            ports.extend(self.caches().map(|(name, r#type)| Port::new(format!("cache/{name}"), r#type)));
         } else {
             ports.push(Port::new("subtree_end", integer(&[n])));
+            if kind.window.is_some() {
+                ports.push(Port::new("position", integer(&[n])));
+            }
         }
         ports
     }
@@ -70,21 +74,32 @@ impl Decoder {
     /// Names and types of a layer's caches.
     pub(super) fn caches(&self) -> [(&'static str, TensorType); 2] {
         let (config, plan) = (&self.config, &self.plan);
-        let (blocks, positions) = (plan.blocks, t3c_ir::units::BLOCK);
         let (k, h) = (config.num_key_value_heads, config.head_dim);
         [
-            ("k", TensorType::new([blocks, positions, k, 2, h / 2], plan.element)),
-            ("v", TensorType::new([blocks, positions, k, h], plan.element)),
+            ("k", TensorType::new([plan.blocks, BLOCK, k, 2, h / 2], plan.element)),
+            ("v", TensorType::new([plan.blocks, BLOCK, k, h], plan.element)),
         ]
     }
 
-    /// Adds the layer's function to `module`.
-    pub(super) fn layer(&self, module: &Module<'_>) -> Result<Layer, Error> {
+    /// The symbol of a kind of layer, after what differs between kinds.
+    fn symbol(&self, kind: LayerKind) -> String {
+        let kinds = self.config.layer_kinds();
+        let mut symbol = "layer".to_owned();
+        if kinds.iter().any(|other| other.window != kind.window) {
+            symbol += &kind.window.map_or("_full".into(), |window| format!("_window_{window}"));
+        }
+        if kinds.iter().any(|other| other.experts != kind.experts) {
+            symbol += if kind.experts { "_experts" } else { "_dense" };
+        }
+        symbol
+    }
+
+    /// Adds the function of a kind of layer to `module`.
+    pub(super) fn layer(&self, module: &Module<'_>, kind: LayerKind) -> Result<Layer, Error> {
         let context = module.context().mlir();
-        let weights = self.config.layer_weights();
-        let inputs = self.layer_inputs();
-        let hidden = inputs[0].clone();
-        let mut results = vec![Port::new("", hidden.r#type)];
+        let weights = self.config.layer_weights(kind, &self.plan.parallel);
+        let inputs = self.layer_inputs(kind);
+        let mut results = vec![Port::new("", inputs[0].r#type.clone())];
         if self.plan.phase == Phase::Decode {
             results.extend(self.caches().map(|(_, r#type)| Port::new("", r#type)));
         }
@@ -92,8 +107,9 @@ impl Decoder {
             let parameter = weight.parameter("", self.plan.element);
             Port::new(parameter.name, TensorType::new(parameter.shape, parameter.element))
         });
+        let symbol = self.symbol(kind);
         let signature = Signature {
-            name: "layer".into(),
+            name: symbol.clone(),
             arguments: inputs.iter().cloned().chain(ports).collect(),
             results: results.clone(),
             public: false,
@@ -108,32 +124,57 @@ impl Decoder {
             .into_iter()
             .zip(weight_values)
             .map(|(weight, &value)| {
-                Ok((weight.clone(), self.annotate(&b, &weight.module_name(self), value, weight.split)?))
+                let annotated = self.annotate(&b, &self.module_name(&weight), value, &weight.split)?;
+                Ok((weight, annotated))
             })
             .collect::<Result<_, Error>>()?;
-        let place = Place { decoder: self, module, b, weights };
-        let inputs = place.inputs(values)?;
+        let place = Place { decoder: self, module, kind, b, weights };
+        let inputs = place.inputs(&inputs, values)?;
         let returned = place.build(&inputs)?;
         b.ret(&returned)?;
-        Ok(Layer { symbol: "layer", results: results.into_iter().map(|port| port.r#type).collect() })
+        Ok(Layer { kind, symbol, results: results.into_iter().map(|port| port.r#type).collect() })
     }
 
-    /// `value` with its sharding, which splits dimension `split`; as it is on a single device.
+    /// `value` with its sharding; as it is on a single device.
     pub(super) fn annotate<'c, 'a>(
         &self,
         b: &Builder<'c, 'a>,
         name: &str,
         value: Val<'c, 'a>,
-        split: Option<usize>,
+        split: &Splits,
     ) -> Result<Val<'c, 'a>, Error> {
-        if self.plan.tp == 1 {
+        if self.plan.parallel.grid().is_none() {
             return Ok(value);
         }
-        let mut splits = vec![None; TensorType::of(value)?.shape.len()];
-        if let Some(dimension) = split {
-            splits[dimension] = Some(TP_AXIS);
+        Ok(b.named(name).shard(value, GRID, split)?)
+    }
+
+    /// A tensor whose first dimension is tokens, or blocks of tokens, with its sharding.
+    pub(super) fn annotate_tokens<'c, 'a>(
+        &self,
+        b: &Builder<'c, 'a>,
+        name: &str,
+        value: Val<'c, 'a>,
+    ) -> Result<Val<'c, 'a>, Error> {
+        let tokens = self.plan.parallel.tokens();
+        if tokens.is_empty() {
+            return Ok(value);
         }
-        Ok(b.named(name).shard(value, GRID, &splits)?)
+        let rank = TensorType::of(value)?.shape.len();
+        self.annotate(b, name, value, &Parallel::first(tokens, rank))
+    }
+
+    /// The residual stream with its sharding.
+    pub(super) fn annotate_residual<'c, 'a>(
+        &self,
+        b: &Builder<'c, 'a>,
+        hidden: Val<'c, 'a>,
+    ) -> Result<Val<'c, 'a>, Error> {
+        let split = self.plan.parallel.residual();
+        if split.is_empty() {
+            return Ok(hidden);
+        }
+        self.annotate(b, "residual", hidden, &Parallel::first(split, 2))
     }
 
     /// A cache with its sharding.
@@ -142,102 +183,133 @@ impl Decoder {
         b: &Builder<'c, 'a>,
         cache: Val<'c, 'a>,
     ) -> Result<Val<'c, 'a>, Error> {
-        self.annotate(b, "cache", cache, Some(CACHE_SPLIT))
+        let parallel = &self.plan.parallel;
+        let mut split = Parallel::first(parallel.tokens(), TensorType::of(cache)?.shape.len());
+        split[CACHE_HEADS] = parallel.kv.clone();
+        self.annotate(b, "cache", cache, &split)
     }
-}
 
-impl Weight {
-    fn module_name(&self, decoder: &Decoder) -> String {
-        format!("{}.*.{}", decoder.config.names.layers, self.module)
+    /// The module of a layer's weight, for all layers.
+    pub(super) fn module_name(&self, weight: &Weight) -> String {
+        format!("{}.*.{}", self.config.names.layers, weight.module)
     }
 }
 
 impl<'c, 'a> Place<'_, 'c, 'a> {
-    fn inputs(&self, values: &[Val<'c, 'a>]) -> Result<Inputs<'c, 'a>, Error> {
-        let cache = |value| self.decoder.annotate_cache(&self.b, value);
-        let visibility = match *values {
-            [_, _, subtree_end] => Visibility::Packed { subtree_end },
-            [_, _, position, block_table, k_cache, v_cache] => Visibility::Paged {
-                position,
-                block_table,
-                k_cache: cache(k_cache)?,
-                v_cache: cache(v_cache)?,
-            },
-            _ => return Err(t3c_ir::Error::Mlir("a layer takes 3 or 6 inputs".into()).into()),
-        };
-        Ok(Inputs { hidden: values[0], rotation: values[1], visibility })
+    fn inputs(&self, ports: &[Port], values: &[Val<'c, 'a>]) -> Result<Inputs<'c, 'a>, Error> {
+        let find = |name: &str| ports.iter().position(|port| port.name == name).map(|index| values[index]);
+        let caches = [find("cache/k"), find("cache/v")].into_iter().flatten();
+        let caches = caches.map(|cache| self.decoder.annotate_cache(&self.b, cache));
+        Ok(Inputs {
+            hidden: self.decoder.annotate_residual(&self.b, values[0])?,
+            rotation: find("rotation"),
+            position: find("position"),
+            subtree_end: find("subtree_end"),
+            block_table: find("block_table"),
+            caches: caches.collect::<Result<_, _>>()?,
+        })
     }
 
-    /// The weight of `module`, and a builder whose location is that weight's.
-    fn weight(&self, module: &str) -> Result<(Builder<'c, 'a>, Val<'c, 'a>), Error> {
-        let (weight, value) = self
-            .weights
-            .iter()
-            .find(|(weight, _)| weight.module == module)
-            .ok_or_else(|| t3c_ir::Error::Mlir(format!("a layer has no weight `{module}`")))?;
-        let location = self.decoder.location(self.b.context(), weight.field);
-        Ok((self.b.at(location).named(&weight.module_name(self.decoder)), *value))
+    /// The weight or bias of a role, if the layer has one.
+    pub(super) fn find(&self, role: Role, bias: bool) -> Option<Val<'c, 'a>> {
+        let mut weights = self.weights.iter();
+        weights.find(|(weight, _)| weight.role == role && weight.bias == bias).map(|(_, value)| *value)
     }
 
-    fn product(&self, specification: &str, x: Val<'c, 'a>, module: &str) -> Result<Val<'c, 'a>, Error> {
-        let (b, weight) = self.weight(module)?;
-        Ok(b.contract(specification, x, weight)?)
+    /// The weight of a role.
+    pub(super) fn weight(&self, role: Role) -> Result<Val<'c, 'a>, Error> {
+        let missing = || t3c_ir::Error::Mlir(format!("a layer has no weight for {role:?}"));
+        Ok(self.find(role, false).ok_or_else(missing)?)
     }
 
-    fn norm(&self, x: Val<'c, 'a>, module: &str) -> Result<Val<'c, 'a>, Error> {
-        let (b, weight) = self.weight(module)?;
-        Ok(nn::rms_norm(&b, x, weight, self.decoder.config.rms_norm_eps)?)
+    /// The builder at the place of a role.
+    pub(super) fn at(&self, role: Role) -> Builder<'c, 'a> {
+        let names = &self.decoder.config.names;
+        let location = self.decoder.location(self.b.context(), role.field());
+        self.b.at(location).named(&format!("{}.*.{}", names.layers, names.module(role)))
+    }
+
+    /// `x` times the weight of a role, without its bias; the letters of the output are those of the weight that
+    /// `x` does not have.
+    pub(super) fn product(
+        &self,
+        specification: &str,
+        x: Val<'c, 'a>,
+        role: Role,
+    ) -> Result<Val<'c, 'a>, Error> {
+        Ok(self.at(role).contract(specification, x, self.weight(role)?)?)
+    }
+
+    /// `x` plus the bias of a role, if it has one.
+    pub(super) fn biased(&self, x: Val<'c, 'a>, role: Role) -> Result<Val<'c, 'a>, Error> {
+        match self.find(role, true) {
+            Some(bias) => Ok(nn::biased(&self.at(role), x, bias)?),
+            None => Ok(x),
+        }
+    }
+
+    fn norm(&self, x: Val<'c, 'a>, role: Role) -> Result<Val<'c, 'a>, Error> {
+        let weight = self.weight(role)?;
+        self.decoder.norm(&self.at(role), x, weight, self.find(role, true))
     }
 
     fn build(&self, inputs: &Inputs<'c, 'a>) -> Result<Vec<Val<'c, 'a>>, Error> {
-        let names = self.decoder.config.names;
-        let normal = self.norm(inputs.hidden, names.attention_norm)?;
+        let residual = self.decoder.config.residual;
+        let before = |x, role| if residual == Residual::Post { Ok(x) } else { self.norm(x, role) };
+        let normal = before(inputs.hidden, Role::AttentionNorm)?;
         let (attended, caches) = self.attention(normal, inputs)?;
-        let projected = self.product("nkgh,dkgh->nd", attended, names.output)?;
-        let hidden = self.weight(names.output)?.0.add(inputs.hidden, projected)?;
-        let normal = self.norm(hidden, names.mlp_norm)?;
-        let gate = self.product("nd,fd->nf", normal, names.gate)?;
-        let up = self.product("nd,fd->nf", normal, names.up)?;
-        let activation = match self.decoder.config.activation {
-            Activation::Silu => nn::silu,
-            Activation::Gelu => nn::gelu,
-            Activation::GeluTanh => nn::gelu_tanh,
+        let hidden = if residual == Residual::Parallel {
+            let normal = self.norm(inputs.hidden, Role::MlpNorm)?;
+            let computed = self.feed_forward(normal)?;
+            let sum = self.at(Role::Down).add(attended, computed)?;
+            let biases: Vec<_> =
+                [Role::Output, Role::Down].into_iter().filter_map(|role| self.find(role, true)).collect();
+            let hidden = nn::residual(&self.at(Role::Down), inputs.hidden, sum, &biases)?;
+            self.decoder.annotate_residual(&self.b, hidden)?
+        } else {
+            let hidden = self.join(inputs.hidden, attended, Role::Output)?;
+            let normal = before(hidden, Role::MlpNorm)?;
+            let computed = self.feed_forward(normal)?;
+            self.join(hidden, computed, Role::Down)?
         };
-        let active = nn::gated(&self.weight(names.gate)?.0, gate, up, activation)?;
-        let projected = self.product("nf,df->nd", active, names.down)?;
-        let hidden = self.weight(names.down)?.0.add(hidden, projected)?;
         Ok([vec![hidden], caches].concat())
     }
 
-    /// Attention before its output projection, and the caches in decode.
-    fn attention(
+    /// Adds what `role` projected to the residual stream, with the norms that stand there.
+    fn join(&self, x: Val<'c, 'a>, added: Val<'c, 'a>, role: Role) -> Result<Val<'c, 'a>, Error> {
+        let (before, after) = match role {
+            Role::Output => (Role::AttentionPostNorm, Role::AttentionNorm),
+            _ => (Role::MlpPostNorm, Role::MlpNorm),
+        };
+        let b = self.at(role);
+        let joined = if self.decoder.config.residual == Residual::Sandwich {
+            let biased = self.biased(added, role)?;
+            b.add(x, self.norm(biased, before)?)?
+        } else {
+            let biases: Vec<_> = self.find(role, true).into_iter().collect();
+            nn::residual(&b, x, added, &biases)?
+        };
+        let joined =
+            if self.decoder.config.residual == Residual::Post { self.norm(joined, after)? } else { joined };
+        self.decoder.annotate_residual(&self.b, joined)
+    }
+}
+
+impl Decoder {
+    /// The model's norm of `x [N, D]`.
+    pub(super) fn norm<'c, 'a>(
         &self,
-        normal: Val<'c, 'a>,
-        inputs: &Inputs<'c, 'a>,
-    ) -> Result<(Val<'c, 'a>, Vec<Val<'c, 'a>>), Error> {
-        let names = self.decoder.config.names;
-        let q = self.product("nd,kgcid->nkgci", normal, names.query)?;
-        let k = self.product("nd,kcid->nkci", normal, names.key)?;
-        let v = self.product("nd,khd->nkh", normal, names.value)?;
-        let q = self.weight(names.query)?.0.contract("nkgci,ncei->nkgei", q, inputs.rotation)?;
-        let k = self.weight(names.key)?.0.contract("nkci,ncei->nkei", k, inputs.rotation)?;
-        let module = names.query.rsplit_once('.').map_or("attention", |(module, _)| module);
-        let location = self.decoder.location(self.b.context(), "num_attention_heads");
-        let b = self.b.at(location).named(&format!("{}.*.{module}", names.layers));
-        let query = TensorType::of(q)?;
-        match inputs.visibility {
-            Visibility::Packed { subtree_end } => {
-                let unit = Unit::attention(&query);
-                let results = nn::call_unit(&b, self.module.op(), &unit, &[q, k, v, subtree_end])?;
-                Ok((results[0], Vec::new()))
-            }
-            Visibility::Paged { position, block_table, k_cache, v_cache } => {
-                let plan = &self.decoder.plan;
-                let unit = Unit::attention_paged(&query, plan.blocks, plan.table);
-                let arguments = [q, k, v, k_cache, v_cache, block_table, position];
-                let results = nn::call_unit(&b, self.module.op(), &unit, &arguments)?;
-                Ok((results[0], results[1..].to_vec()))
-            }
-        }
+        b: &Builder<'c, 'a>,
+        x: Val<'c, 'a>,
+        weight: Val<'c, 'a>,
+        bias: Option<Val<'c, 'a>>,
+    ) -> Result<Val<'c, 'a>, Error> {
+        let eps = self.config.rms_norm_eps;
+        let rms = |gain| nn::rms_norm_over(b, nn::NormDims::ROWS, x, weight, gain, eps);
+        Ok(match (self.config.norm, bias) {
+            (Norm::Layer, Some(bias)) => nn::layer_norm(b, x, weight, bias, eps)?,
+            (Norm::RmsPlusOne, _) => rms(nn::Gain::OnePlusWeight)?,
+            _ => rms(nn::Gain::Weight)?,
+        })
     }
 }

@@ -135,11 +135,7 @@ impl ModelGraph {
             return Ok(values);
         }
         let annotate = |(parameter, value): (&Parameter, Val<'c, 'a>)| {
-            let mut splits = vec![None; parameter.shape.len()];
-            if let Some(dimension) = parameter.split {
-                splits[dimension] = Some(0);
-            }
-            Ok(b.named(&format!("{prefix}{}", parameter.name)).shard(value, GRID, &splits)?)
+            Ok(b.named(&format!("{prefix}{}", parameter.name)).shard(value, GRID, &parameter.split)?)
         };
         parameters.iter().zip(values).map(annotate).collect()
     }

@@ -79,6 +79,8 @@ impl ModelGraph {
             batch: sizes.get("batch").copied(),
             seq: sizes.get("seq").copied(),
             tp: options.tp.or(model.parallelism.as_ref().map(|degrees| degrees.tp.0)).unwrap_or(1),
+            dp: 1,
+            ep: 1,
             element,
             degrees: Vec::new(),
         };
@@ -109,7 +111,10 @@ impl ModelGraph {
                 )?);
             }
         }
-        let split = |parameter: &Parameter| parameter.split.map(|dimension| parameter.shape[dimension]);
+        let split = |parameter: &Parameter| {
+            let dimension = parameter.split.iter().position(|axes| !axes.is_empty())?;
+            Some(parameter.shape[dimension])
+        };
         let split: Vec<u64> = parameters.iter().filter_map(split).collect();
         self.info.degrees = if split.is_empty() { vec![1] } else { degrees(&split) };
         self.info.layers = layers.max(1);
@@ -176,13 +181,12 @@ impl ModelGraph {
             if let Some(shard) = &spec.shard {
                 check_shard(&path, shard, shape.len())?;
             }
-            Ok(Parameter {
-                name: format!("{prefix}{}", spec.name),
-                checkpoint_shape: shape.clone(),
-                shape,
-                split: split_of(spec),
-                element: self.element,
-            })
+            let mut split = vec![Vec::new(); shape.len()];
+            if let Some(dimension) = split_of(spec) {
+                split[dimension] = vec![0];
+            }
+            let name = format!("{prefix}{}", spec.name);
+            Ok(Parameter::whole(&name, shape.clone(), &shape, split, self.element))
         };
         specs.iter().enumerate().map(parameter).collect()
     }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use t3c_ir::Element;
 
-use crate::decoder::{DecoderConfig, RopeScaling};
+use crate::decoder::{DecoderConfig, Rope, RopeScaling};
 
 /// The configuration as the `config.json` of a `llama` checkpoint whose tensors are of type `dtype`.
 pub fn config_json(config: &DecoderConfig, dtype: Element) -> Value {
@@ -13,17 +13,8 @@ pub fn config_json(config: &DecoderConfig, dtype: Element) -> Value {
         Element::F64 => "float64",
         _ => "float32",
     };
-    let scaling = match config.rope.scaling {
-        RopeScaling::Default => Value::Null,
-        RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
-        RopeScaling::Llama3 { factor, low, high, original_context } => json!({
-            "rope_type": "llama3",
-            "factor": factor,
-            "low_freq_factor": low,
-            "high_freq_factor": high,
-            "original_max_position_embeddings": original_context as u64,
-        }),
-    };
+    let rope = config.rope().cloned().unwrap_or(Rope::new(0.0));
+    let scaling = scaling(&rope.scaling);
     json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -39,10 +30,43 @@ pub fn config_json(config: &DecoderConfig, dtype: Element) -> Value {
         "num_key_value_heads": config.num_key_value_heads,
         "rms_norm_eps": config.rms_norm_eps,
         "rope_scaling": scaling,
-        "rope_theta": config.rope.theta,
+        "rope_theta": rope.theta,
         "tie_word_embeddings": config.tie_word_embeddings,
         "torch_dtype": dtype,
         "use_cache": true,
         "vocab_size": config.vocab_size,
     })
+}
+
+fn scaling(scaling: &RopeScaling) -> Value {
+    match scaling {
+        RopeScaling::Default => Value::Null,
+        RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
+        RopeScaling::Dynamic { factor, .. } => json!({"rope_type": "dynamic", "factor": factor}),
+        RopeScaling::Yarn { factor, attention_factor, beta_fast, beta_slow, original_context, truncate } => {
+            json!({
+                "rope_type": "yarn",
+                "factor": factor,
+                "attention_factor": attention_factor,
+                "beta_fast": beta_fast,
+                "beta_slow": beta_slow,
+                "original_max_position_embeddings": *original_context as u64,
+                "truncate": truncate,
+            })
+        }
+        RopeScaling::Llama3 { factor, low, high, original_context } => json!({
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": low,
+            "high_freq_factor": high,
+            "original_max_position_embeddings": *original_context as u64,
+        }),
+        RopeScaling::LongRope { short, long, original_context, attention_factor } => json!({
+            "rope_type": "longrope",
+            "short_factor": short,
+            "long_factor": long,
+            "attention_factor": attention_factor,
+            "original_max_position_embeddings": *original_context as u64,
+        }),
+    }
 }

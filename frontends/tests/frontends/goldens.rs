@@ -52,9 +52,12 @@ pub fn parameters(
 ) -> Vec<Tensor> {
     let info = graph.info();
     let tensor = |parameter: &t3c_frontends::Parameter| {
-        let values = weights.floats(&parameter.name).into_iter().enumerate();
-        let values: Vec<f64> = values.map(|(index, value)| moved(&parameter.name, index, value)).collect();
-        Tensor::f64(parameter.shape.clone(), values)
+        let values = parameter.gather(|source| {
+            let values = weights.floats(&source.tensor).into_iter().enumerate();
+            let moved = values.map(|(index, value)| moved(&source.tensor, index, value));
+            Ok::<Vec<f64>, std::convert::Infallible>(moved.collect())
+        });
+        Tensor::f64(parameter.shape.clone(), values.expect("reads"))
     };
     info.parameters.iter().map(tensor).collect()
 }

@@ -11,16 +11,6 @@ use crate::goldens::{
     BATCH, Numbers, SEQUENCE, VARIANTS, assert_close, graph, objective, packed, parameters,
 };
 
-/// The grid axis of each dimension, from `t3.split = array<i64: 0, -1>`.
-fn splits(port: &Port) -> Vec<Option<usize>> {
-    let whole = vec![None; port.r#type.shape.len()];
-    let Some((_, text)) = port.attributes.iter().find(|(name, _)| name == function::SPLIT) else {
-        return whole;
-    };
-    let Some((_, numbers)) = text.trim_end_matches('>').split_once(':') else { return whole };
-    numbers.split(',').map(|number| number.trim().parse().ok()).collect()
-}
-
 /// Results by name, after `passes`, put together from all devices.
 fn results(variant: &str, tp: u64, passes: &[&str]) -> Vec<(String, Vec<f64>)> {
     let (weights, golden) =
@@ -44,13 +34,13 @@ fn results(variant: &str, tp: u64, passes: &[&str]) -> Vec<(String, Vec<f64>)> {
     let grid = interpreter.grid().clone();
     let mut devices = vec![Vec::new(); grid.devices() as usize];
     for (port, tensor) in entry.argument_ports().expect("ports").iter().zip(&inputs) {
-        let parts = scatter(tensor, &splits(port), &grid).expect("divides");
+        let parts = scatter(tensor, &port.splits(), &grid).expect("divides");
         devices.iter_mut().zip(parts).for_each(|(device, part)| device.push(part));
     }
     let found = interpreter.run(&entry.name(), &devices).unwrap_or_else(|error| panic!("{error}"));
     let whole = |(index, port): (usize, Port)| {
         let parts: Vec<Tensor> = found.iter().map(|device| device[index].clone()).collect();
-        (port.name.clone(), gather(&parts, &splits(&port), &grid).expect("fits").numbers())
+        (port.name.clone(), gather(&parts, &port.splits(), &grid).expect("fits").numbers())
     };
     entry.result_ports().expect("ports").into_iter().enumerate().map(whole).collect()
 }

@@ -3,10 +3,10 @@
 use proptest::prelude::*;
 use t3c_frontends::{
     DecoderConfig, Graph, Options, Phase,
-    decoder::{Activation, Decoder, Rope, RopeScaling, TensorNames},
+    decoder::{Activation, Decoder},
     load,
 };
-use t3c_ir::{Context, Element};
+use t3c_ir::Context;
 
 use crate::modules::repository;
 
@@ -25,10 +25,8 @@ fn config() -> impl Strategy<Value = DecoderConfig> {
             max_position_embeddings: 32,
             rms_norm_eps: 1e-5,
             tie_word_embeddings: tied,
-            rope: Rope { theta: 10_000.0, scaling: RopeScaling::Default },
             activation,
-            dtype: Element::F32,
-            names: TensorNames::LLAMA,
+            ..DecoderConfig::llama()
         }
     })
 }
@@ -42,7 +40,7 @@ proptest! {
         for tp in config.degrees() {
             let options = Options { phase, batch: Some(batch), seq: Some(5), tp: Some(tp), ..Options::default() };
             let decoder = Decoder::new(config.clone(), "some", &options, None).expect("fits");
-            let count: u64 = decoder.info().parameters.iter().map(|p| p.checkpoint_shape.iter().product::<u64>()).sum();
+            let count: u64 = decoder.info().checkpoint().values().map(|shape| shape.iter().product::<u64>()).sum();
             prop_assert_eq!(count, decoder.info().parameter_count());
             Graph::Decoder(Box::new(decoder)).build(&Context::new()).expect("builds");
         }

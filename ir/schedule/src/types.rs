@@ -67,15 +67,19 @@ impl Grid {
     }
 
     /// The members of `device`'s group along `axes`, in ring order (row-major order of their
-    /// coordinates along `axes`), and the position of `device` among them.
+    /// coordinates along `axes`, the first axis outermost), and the position of `device` among them.
     pub fn group(&self, device: u32, axes: &[usize]) -> (Vec<u32>, u32) {
         let own = self.coordinates(device);
-        let members: Vec<u32> = (0..self.devices())
+        let mut members: Vec<u32> = (0..self.devices())
             .filter(|&other| {
                 let theirs = self.coordinates(other);
                 (0..own.len()).all(|axis| axes.contains(&axis) || own[axis] == theirs[axis])
             })
             .collect();
+        members.sort_by_cached_key(|&member| {
+            let coordinates = self.coordinates(member);
+            axes.iter().map(|&axis| coordinates.get(axis).copied().unwrap_or(0)).collect::<Vec<_>>()
+        });
         let position = members.iter().position(|&member| member == device).unwrap_or(0);
         (members, position as u32)
     }

@@ -1,8 +1,8 @@
 //! Host tensors: what goes into the interpreter and what comes out.
 
-use t3c_schedule::{Element, Grid, chunks::divides};
+use t3c_schedule::{Element, Grid};
 
-use crate::{Error, TensorType};
+use crate::{Error, TensorType, splits};
 
 /// The elements of a tensor, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,17 +128,17 @@ fn unit_interval(seed: u64) -> impl Iterator<Item = f64> {
     })
 }
 
-/// The part of `tensor` that each device holds when grid axis `split[i]` splits dimension `i`.
+/// The part of `tensor` that each device holds when it is divided like `splits`.
 ///
 /// # Errors
 /// When an axis does not exist or does not divide its dimension.
-pub fn scatter(tensor: &Tensor, split: &[Option<usize>], grid: &Grid) -> Result<Vec<Tensor>, Error> {
-    let part = part_shape(&tensor.shape, split, grid)?;
+pub fn scatter(tensor: &Tensor, splits: &[Vec<usize>], grid: &Grid) -> Result<Vec<Tensor>, Error> {
+    let part = splits::block(&tensor.shape, splits, grid)?;
     let numbers = tensor.numbers();
     let r#type = TensorType::new(part.clone(), tensor.r#type().element);
     (0..grid.devices())
         .map(|device| {
-            let offsets = offsets(&part, split, grid, device);
+            let offsets = splits::offsets(&part, splits, grid, device)?;
             Tensor::from_numbers(&r#type, &copy_out(&numbers, &tensor.shape, &offsets, &part))
         })
         .collect()
@@ -148,22 +148,19 @@ pub fn scatter(tensor: &Tensor, split: &[Option<usize>], grid: &Grid) -> Result<
 ///
 /// # Errors
 /// When the parts do not fit together, or devices that should hold the same part differ.
-pub fn gather(parts: &[Tensor], split: &[Option<usize>], grid: &Grid) -> Result<Tensor, Error> {
+pub fn gather(parts: &[Tensor], splits: &[Vec<usize>], grid: &Grid) -> Result<Tensor, Error> {
     let first = parts.first().ok_or_else(|| Error::Invalid("no parts to gather".into()))?;
     if parts.len() != grid.devices() as usize {
         return Err(Error::Invalid(format!("{} parts for {} devices", parts.len(), grid.devices())));
     }
     let part = first.shape.clone();
-    let mut whole = part.clone();
-    for (extent, axis) in whole.iter_mut().zip(split) {
-        *extent *= axis.map_or(1, |axis| grid.axes.get(axis).map_or(1, |axis| u64::from(axis.size)));
-    }
+    let whole = splits::unblock(&part, splits, grid)?;
     let mut numbers = vec![None; whole.iter().product::<u64>() as usize];
     for (device, tensor) in parts.iter().enumerate() {
         if tensor.r#type() != first.r#type() {
             return Err(Error::Invalid(format!("device {device} holds a {}", tensor.r#type())));
         }
-        let offsets = offsets(&part, split, grid, device as u32);
+        let offsets = splits::offsets(&part, splits, grid, device as u32)?;
         let values = tensor.numbers();
         for (value, at) in values.into_iter().zip(region(&whole, &offsets, &part)) {
             match numbers[at] {
@@ -178,27 +175,6 @@ pub fn gather(parts: &[Tensor], split: &[Option<usize>], grid: &Grid) -> Result<
     }
     let numbers: Vec<f64> = numbers.into_iter().map(Option::unwrap_or_default).collect();
     Tensor::from_numbers(&TensorType::new(whole, first.r#type().element), &numbers)
-}
-
-fn part_shape(shape: &[u64], split: &[Option<usize>], grid: &Grid) -> Result<Vec<u64>, Error> {
-    let mut part = shape.to_vec();
-    for (extent, axis) in part.iter_mut().zip(split) {
-        let Some(axis) = axis else { continue };
-        let axis = grid.axes.get(*axis).ok_or_else(|| Error::Invalid(format!("no grid axis {axis}")))?;
-        if !divides(*extent, axis.size) {
-            return Err(Error::Invalid(format!("{} devices do not divide {extent}", axis.size)));
-        }
-        *extent /= u64::from(axis.size);
-    }
-    Ok(part)
-}
-
-fn offsets(part: &[u64], split: &[Option<usize>], grid: &Grid, device: u32) -> Vec<u64> {
-    let coordinates = grid.coordinates(device);
-    let axis = |dimension: usize| split.get(dimension).copied().flatten();
-    (0..part.len())
-        .map(|dimension| axis(dimension).map_or(0, |axis| u64::from(coordinates[axis]) * part[dimension]))
-        .collect()
 }
 
 /// Row-major strides.

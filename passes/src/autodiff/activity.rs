@@ -129,6 +129,7 @@ impl<'c, 'a> Activity<'c, 'a> {
         let mut sources = match unit.map(|unit| unit.kind) {
             Some(UnitKind::Lookup) => operands[..1].to_vec(),
             Some(UnitKind::Attention) => operands[..3].to_vec(),
+            Some(UnitKind::Grouped) => operands[..2].to_vec(),
             _ => operands,
         };
         if Generic::is(operation)

@@ -3,7 +3,7 @@
 use t3c_frontends::{Objective, Options, Phase, load};
 use t3c_ir::{
     Context, Element, Module, TensorType,
-    function::{self, Port, SPLIT},
+    function::{self, Port},
     interpreter::{Interpreter, Tensor, gather, scatter},
 };
 
@@ -61,14 +61,6 @@ fn input(port: &Port, seed: u64) -> Tensor {
 fn inputs(module: &Module<'_>) -> Vec<Tensor> {
     let ports = function::entry(module.op()).unwrap().argument_ports().unwrap();
     ports.iter().zip(1..).map(|(port, seed)| input(port, seed)).collect()
-}
-
-fn split(port: &Port) -> Vec<Option<usize>> {
-    let text = port.attributes.iter().find(|(name, _)| name == SPLIT).map_or("", |(_, text)| text);
-    let numbers = text.trim_start_matches("array<i64").trim_matches([':', '>', ' ']);
-    let mut split: Vec<Option<usize>> = numbers.split(',').map(|axis| axis.trim().parse().ok()).collect();
-    split.resize(port.r#type.shape.len(), None);
-    split
 }
 
 fn portool() -> Objective {
@@ -135,13 +127,13 @@ fn a_partitioned_training_step_equals_the_whole() {
         let interpreter = Interpreter::new(parts.op()).widened();
         let mut local = vec![Vec::new(); tp as usize];
         for (port, input) in entry.argument_ports().unwrap().iter().zip(&inputs) {
-            let pieces = scatter(input, &split(port), interpreter.grid()).unwrap();
+            let pieces = scatter(input, &port.splits(), interpreter.grid()).unwrap();
             local.iter_mut().zip(pieces).for_each(|(all, piece)| all.push(piece));
         }
         let found = interpreter.run("training", &local).unwrap();
         for (index, port) in entry.result_ports().unwrap().iter().enumerate() {
             let pieces: Vec<Tensor> = found.iter().map(|results| results[index].clone()).collect();
-            let whole = gather(&pieces, &split(port), interpreter.grid())
+            let whole = gather(&pieces, &port.splits(), interpreter.grid())
                 .unwrap_or_else(|error| panic!("{}: {error}", port.name));
             let (found, expected) = (whole.numbers(), expected[index].numbers());
             assert_eq!(found.len(), expected.len(), "{}", port.name);

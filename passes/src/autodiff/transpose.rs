@@ -239,32 +239,59 @@ impl<'t, 'c, 'a> Transpose<'t, 'c, 'a> {
         callee: Function<'c, 'a>,
         gradients: &[Option<Val<'c, 'a>>],
     ) -> Result<(), Error> {
-        let operands: Vec<Val<'c, 'a>> = call.operands().collect();
-        let unit = units::unit_of(callee);
-        let (unit, gradient) = match (unit, gradients.first().copied().flatten()) {
-            (Some(unit), Some(gradient)) => (unit, gradient),
-            _ => return Err(no_unit_rule(call, callee)),
+        let gradient = gradients.first().copied().flatten();
+        let (Some(unit), Some(gradient)) = (units::unit_of(callee), gradient) else {
+            return Err(no_unit_rule(call, callee));
         };
-        let (adjoint, arguments, targets) = match unit.kind {
+        let operands: Vec<Val<'c, 'a>> = call.operands().collect();
+        match unit.kind {
             UnitKind::Lookup => {
                 let rows = unit.arguments[0].shape.first().copied().unwrap_or(0);
                 let adjoint = Unit::lookup_grad(&unit.arguments[1], &unit.results[0], rows);
-                (adjoint, vec![self.forward(operands[1])?, gradient], &operands[..1])
+                let ids = self.forward(operands[1])?;
+                self.adjoint(&Unit { aligned: unit.aligned, ..adjoint }, &[ids, gradient], &operands[..1])
+            }
+            UnitKind::LookupGrad => {
+                let adjoint = Unit::lookup(&unit.results[0], &unit.arguments[0]);
+                let ids = self.forward(operands[0])?;
+                self.adjoint(&Unit { aligned: unit.aligned, ..adjoint }, &[gradient, ids], &operands[1..])
             }
             UnitKind::Attention => {
-                let scale = unit.scale.ok_or_else(|| Error::at(callee.0, "attention without a scale"))?;
-                let adjoint = Unit::attention_grad(&unit.arguments[0], scale);
                 let mut arguments =
-                    operands[..4].iter().map(|value| self.forward(*value)).collect::<Result<Vec<_>, _>>()?;
+                    operands.iter().map(|value| self.forward(*value)).collect::<Result<Vec<_>, _>>()?;
                 arguments.push(gradient);
-                (adjoint, arguments, &operands[..3])
+                self.adjoint(&unit.attention_gradient(), &arguments, &operands[..3])
             }
-            _ => return Err(no_unit_rule(call, callee)),
-        };
-        let symbol = units::ensure(self.module, &adjoint)?;
-        let parts = self.b.call(&symbol, &arguments, &adjoint.results)?;
+            UnitKind::Grouped => self.grouped(&unit, &operands, gradient),
+            _ => Err(no_unit_rule(call, callee)),
+        }
+    }
+
+    /// Calls the unit that gives the gradients of `targets`.
+    fn adjoint(
+        &mut self,
+        unit: &Unit,
+        arguments: &[Val<'c, 'a>],
+        targets: &[Val<'c, 'a>],
+    ) -> Result<(), Error> {
+        let symbol = units::ensure(self.module, unit)?;
+        let parts = self.b.call(&symbol, arguments, &unit.results)?;
         for (&target, part) in targets.iter().zip(parts).rev() {
             self.give(target, part);
+        }
+        Ok(())
+    }
+
+    fn grouped(&mut self, unit: &Unit, operands: &[Val<'c, 'a>], dy: Val<'c, 'a>) -> Result<(), Error> {
+        let offsets = self.forward(operands[2])?;
+        if self.is_active(operands[1]) {
+            let x = self.forward(operands[0])?;
+            let arguments = if unit.transposed { [dy, x, offsets] } else { [x, dy, offsets] };
+            self.adjoint(&unit.grouped_weight_gradient(), &arguments, &operands[1..2])?;
+        }
+        if self.is_active(operands[0]) {
+            let w = self.forward(operands[1])?;
+            self.adjoint(&unit.grouped_rows_gradient(), &[dy, w, offsets], &operands[..1])?;
         }
         Ok(())
     }
@@ -325,7 +352,8 @@ fn no_unit_rule(call: Op<'_, '_>, callee: Function<'_, '_>) -> Error {
     Error::at(
         call,
         format!(
-            "the unit `{}` has no gradient; only lookup and attention have one",
+            "the unit `{}` has no gradient rule; lookup, lookup_grad, attention and grouped have one, and routes are \
+             integers",
             callee.unit().unwrap_or_default()
         ),
     )

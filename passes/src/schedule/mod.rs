@@ -324,7 +324,7 @@ fn work(function: Function<'_, '_>) -> Result<Option<Work>, PassError> {
     if let Some(name) = function.unit() {
         let unit = unit_of(function)
             .ok_or_else(|| PassError::at(function.0, format!("`{name}` is no unit that a backend knows")))?;
-        return Ok(Some(Work::Unit { name, flops: unit.flops() }));
+        return Ok(Some(Work::Unit { name: unit.label(), flops: unit.flops() }));
     }
     Ok(kernel_kind(function).map(|kind| match kind.as_str() {
         "constant" => Work::Copy,

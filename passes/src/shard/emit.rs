@@ -29,7 +29,7 @@ pub struct Emitter<'r, 'c, 'a> {
     function: &'r FunctionGraph,
     operations: Vec<Op<'c, 'a>>,
     made: HashMap<(usize, Sharding), Val<'c, 'a>>,
-    offsets: HashMap<(usize, u64), Val<'c, 'a>>,
+    offsets: HashMap<(Vec<usize>, u64), Val<'c, 'a>>,
 }
 
 impl<'r, 'c, 'a> Emitter<'r, 'c, 'a> {
@@ -88,8 +88,8 @@ impl<'r, 'c, 'a> Emitter<'r, 'c, 'a> {
         let location = ffi::value_owner(value).map_or(user, |owner| owner.location());
         let b = self.builder(location);
         for step in steps(&reshard.from, &reshard.to) {
-            now = apply(&now, step);
-            value = self.collective(step, value, &self.local(reshard.value, &now), &b)?;
+            now = apply(&now, &step);
+            value = self.collective(&step, value, &self.local(reshard.value, &now), &b)?;
         }
         self.define(reshard.value, &reshard.to, value);
         Ok(())
@@ -97,48 +97,42 @@ impl<'r, 'c, 'a> Emitter<'r, 'c, 'a> {
 
     fn collective(
         &self,
-        step: Step,
+        step: &Step,
         value: Val<'c, 'a>,
         result: &TensorType,
         b: &Builder<'c, 'a>,
     ) -> Result<Val<'c, 'a>, Error> {
-        let on = |name, axis: usize, dimension, reduction| {
-            b.collective(name, value, (self.grid_name, &[axis]), dimension, reduction, result)
+        let on = |name, dimension, reduction| {
+            b.collective(name, value, (self.grid_name, step.axes()), dimension, reduction, result)
         };
-        Ok(match step {
-            Step::AllReduce { axis, reduction } => {
-                on("shard.all_reduce", axis, None, reduction_name(reduction))?
+        Ok(match *step {
+            Step::AllReduce { reduction, .. } => on("shard.all_reduce", None, reduction_name(reduction))?,
+            Step::ReduceScatter { dimension, reduction, .. } => {
+                on("shard.reduce_scatter", Some(("scatter_axis", dimension)), reduction_name(reduction))?
             }
-            Step::ReduceScatter { axis, dimension, reduction } => on(
-                "shard.reduce_scatter",
-                axis,
-                Some(("scatter_axis", dimension)),
-                reduction_name(reduction),
-            )?,
-            Step::AllGather { axis, dimension } => {
-                on("shard.all_gather", axis, Some(("gather_axis", dimension)), None)?
+            Step::AllGather { dimension, .. } => {
+                on("shard.all_gather", Some(("gather_axis", dimension)), None)?
             }
-            Step::AllSlice { axis, dimension } => {
-                on("shard.all_slice", axis, Some(("slice_axis", dimension)), None)?
-            }
-            Step::AllToAll { axis, split, concat } => {
-                self.all_to_all(axis, (split, concat), value, result, b)?
+            Step::AllSlice { dimension, .. } => on("shard.all_slice", Some(("slice_axis", dimension)), None)?,
+            Step::AllToAll { split, concat, .. } => {
+                self.all_to_all(step.axes(), (split, concat), value, result, b)?
             }
         })
     }
 
     fn all_to_all(
         &self,
-        axis: usize,
+        axes: &[usize],
         (split, concat): (usize, usize),
         value: Val<'c, 'a>,
         result: &TensorType,
         b: &Builder<'c, 'a>,
     ) -> Result<Val<'c, 'a>, Error> {
         let context = b.context();
+        let axes: Vec<i16> = axes.iter().map(|&axis| axis as i16).collect();
         let attributes = [
             named(context, "grid", symbol_attr(context, self.grid_name)),
-            named(context, "grid_axes", ffi::i16_array(context, &[axis as i16])),
+            named(context, "grid_axes", ffi::i16_array(context, &axes)),
             named(context, "split_axis", index_attr(context, split as i64)),
             named(context, "concat_axis", index_attr(context, concat as i64)),
         ];
@@ -147,30 +141,51 @@ impl<'r, 'c, 'a> Emitter<'r, 'c, 'a> {
         Ok(exchanged.result(0).map_err(t3c_ir::Error::from)?.into())
     }
 
-    /// The device's first index of a dimension of which it has `extent` indices, split over `axis`: a
+    /// The device's first index of a dimension of which it has `extent` indices, split over `axes`: a
     /// `tensor<i64>` of rank 0.
-    pub fn offset(&mut self, axis: usize, extent: u64, b: &Builder<'c, 'a>) -> Result<Val<'c, 'a>, Error> {
-        if let Some(offset) = self.offsets.get(&(axis, extent)) {
+    pub fn offset(&mut self, axes: &[usize], extent: u64, b: &Builder<'c, 'a>) -> Result<Val<'c, 'a>, Error> {
+        if let Some(offset) = self.offsets.get(&(axes.to_vec(), extent)) {
             return Ok(*offset);
         }
+        let mut first = None;
+        for (number, &axis) in axes.iter().enumerate() {
+            let inner = u64::from(self.grid.group_size(&axes[number + 1..]));
+            let coordinate = self.coordinate(axis, b)?;
+            let scale = b.scalar((extent * inner) as f64, Element::I64)?;
+            let part = self.integer("arith.muli", &[coordinate, scale], b)?;
+            first = Some(match first {
+                None => part,
+                Some(sum) => self.integer("arith.addi", &[sum, part], b)?,
+            });
+        }
+        let first = first.map_or_else(|| b.scalar(0.0, Element::I64), Ok)?;
+        let rank_0 = TensorType::new([], Element::I64).to_mlir(b.context());
+        let offset = b.op("tensor.from_elements", &[first], &[rank_0], &[], vec![])?;
+        let offset = offset.result(0).map_err(t3c_ir::Error::from)?.into();
+        self.offsets.insert((axes.to_vec(), extent), offset);
+        Ok(offset)
+    }
+
+    fn integer(
+        &self,
+        name: &str,
+        operands: &[Val<'c, 'a>],
+        b: &Builder<'c, 'a>,
+    ) -> Result<Val<'c, 'a>, Error> {
+        let i64_type = element_type(b.context(), Element::I64);
+        let operation = b.op(name, operands, &[i64_type], &[], vec![])?;
+        Ok(operation.result(0).map_err(t3c_ir::Error::from)?.into())
+    }
+
+    /// The device's coordinate along one axis, as an `i64`.
+    fn coordinate(&self, axis: usize, b: &Builder<'c, 'a>) -> Result<Val<'c, 'a>, Error> {
         let context = b.context();
-        let i64_type = element_type(context, Element::I64);
-        let one = |operation: Op<'c, 'a>| -> Result<Val<'c, 'a>, Error> {
-            Ok(operation.result(0).map_err(t3c_ir::Error::from)?.into())
-        };
         let attributes = [
             named(context, "grid", symbol_attr(context, self.grid_name)),
             named(context, "axes", ffi::i16_array(context, &[axis as i16])),
         ];
-        let index =
-            one(b.op("shard.process_multi_index", &[], &[Type::index(context)], &attributes, vec![])?)?;
-        let index = one(b.op("arith.index_cast", &[index], &[i64_type], &[], vec![])?)?;
-        let extent_value = b.scalar(extent as f64, Element::I64)?;
-        let first = one(b.op("arith.muli", &[index, extent_value], &[i64_type], &[], vec![])?)?;
-        let rank_0 = TensorType::new([], Element::I64).to_mlir(context);
-        let offset = one(b.op("tensor.from_elements", &[first], &[rank_0], &[], vec![])?)?;
-        self.offsets.insert((axis, extent), offset);
-        Ok(offset)
+        let index = b.op("shard.process_multi_index", &[], &[Type::index(context)], &attributes, vec![])?;
+        self.integer("arith.index_cast", &[index.result(0).map_err(t3c_ir::Error::from)?.into()], b)
     }
 
     /// `value` on the first device along `axes`, zero on the others: so that a sum adds it once.
@@ -182,7 +197,7 @@ impl<'r, 'c, 'a> Emitter<'r, 'c, 'a> {
     ) -> Result<Val<'c, 'a>, Error> {
         let mut value = value;
         for &axis in axes {
-            let (r#type, coordinate) = (TensorType::of(value)?, self.offset(axis, 1, b)?);
+            let (r#type, coordinate) = (TensorType::of(value)?, self.offset(&[axis], 1, b)?);
             let all: String = ('a'..='z').take(r#type.shape.len()).collect();
             value =
                 b.structured(&format!("{all},->{all}"), &[value, coordinate], r#type.element, 0.0, |body| {
@@ -193,55 +208,15 @@ impl<'r, 'c, 'a> Emitter<'r, 'c, 'a> {
         }
         Ok(value)
     }
-
-    /// Rows of a table of which every device has some: other devices' rows are zero.
-    pub fn masked_lookup(
-        &mut self,
-        symbol: &str,
-        axis: usize,
-        (table, ids): (Val<'c, 'a>, Val<'c, 'a>),
-        b: &Builder<'c, 'a>,
-    ) -> Result<Val<'c, 'a>, Error> {
-        let (table_type, ids_type) = (TensorType::of(table)?, TensorType::of(ids)?);
-        let rows = table_type.shape[0];
-        let offset = self.offset(axis, rows, b)?;
-        let own = |body: &mut ScalarBody, id: usize, offset: usize| {
-            let id = body.to_i64(Ref::Arg(id));
-            let id = body.binary(ScalarOp::SubI, id, Ref::Arg(offset));
-            let (zero, rows) = (body.int(0), body.int(rows as i64));
-            let above = body.cmp_i(Predicate::Ge, id, zero);
-            let below = body.cmp_i(Predicate::Lt, id, rows);
-            (id, zero, body.binary(ScalarOp::And, above, below))
-        };
-        let n: String = ('a'..='z').take(ids_type.shape.len()).collect();
-        let local = b.structured(&format!("{n},->{n}"), &[ids, offset], ids_type.element, 0.0, |body| {
-            let (id, zero, own) = own(body, 0, 1);
-            let id = body.select(own, id, zero);
-            if ids_type.element == Element::I64 {
-                id
-            } else {
-                body.push(ScalarOp::IntCast, &[id], ids_type.element)
-            }
-        })?;
-        let result =
-            TensorType::new([ids_type.shape.as_slice(), &table_type.shape[1..]].concat(), table_type.element);
-        let found = b.call(symbol, &[table, local], std::slice::from_ref(&result))?[0];
-        let all: String = ('a'..='z').take(result.shape.len()).collect();
-        Ok(b.structured(&format!("{all},{n},->{all}"), &[found, ids, offset], result.element, 0.0, |body| {
-            let (_, _, own) = own(body, 1, 2);
-            let zero = body.constant(0.0, result.element);
-            body.select(own, Ref::Arg(0), zero)
-        })?)
-    }
 }
 
 /// The body with the device's offset added to the index of each split loop, and those loops: the offsets are new
 /// arguments, in that order, before the output's element.
-pub fn localised(body: &ScalarBody, factors: &[Option<usize>]) -> (ScalarBody, Vec<usize>) {
+pub fn localised(body: &ScalarBody, factors: &[Vec<usize>]) -> (ScalarBody, Vec<usize>) {
     let mut shifted: Vec<usize> = Vec::new();
     for inst in &body.insts {
         if let ScalarOp::Index(at) = inst.op
-            && factors[at].is_some()
+            && !factors[at].is_empty()
             && !shifted.contains(&at)
         {
             shifted.push(at);

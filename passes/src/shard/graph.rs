@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use melior::ir::operation::OperationLike;
 use t3c_ir::{
-    Generic, Iterator, Op, ScalarBody, TensorType, Val,
+    Generic, Iterator, Op, ScalarBody, Splits, TensorType, Val,
     context::render_location,
     ffi,
     function::{self, Function, Port},
@@ -16,6 +16,9 @@ use t3c_ir::{
 use t3c_schedule::Grid;
 
 use super::{Error, units::is_well_formed};
+
+/// On a unit: its indices point into the block of tokens of the device that has them, however tokens are split.
+pub const ALIGNED: &str = "t3.aligned";
 
 /// A module.
 #[derive(Debug)]
@@ -87,10 +90,10 @@ pub enum Kind {
     Structured(Structured),
     /// A call of the function with this index.
     Call(usize),
-    /// A call of a unit.
-    Unit(Unit),
+    /// A call of a unit, and whether its indices are aligned ([`ALIGNED`]).
+    Unit(Unit, bool),
     /// A wanted sharding.
-    Annotation(Vec<Option<usize>>),
+    Annotation(Splits),
     /// The end of the function.
     Return,
     /// Constants, fills, empty tensors, shardings.
@@ -248,7 +251,7 @@ impl<'m, 'c, 'a> Reader<'m, 'c, 'a> {
         let callee = function::callee(self.module, call).ok_or_else(unknown)?;
         if let Some(unit) = unit_of(callee) {
             return if is_well_formed(&unit) {
-                Ok(Kind::Unit(unit))
+                Ok(Kind::Unit(unit, callee.0.has_attribute(ALIGNED)))
             } else {
                 let what = format!("a {} unit of other operands than it takes", unit.kind.name());
                 Err(Error::NoRule { location: location(call), what })

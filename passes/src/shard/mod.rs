@@ -22,6 +22,7 @@
 mod chains;
 mod emit;
 mod graph;
+mod indices;
 mod linear;
 mod loops;
 mod pass;
@@ -30,11 +31,12 @@ mod rewrite;
 mod sharding;
 mod units;
 mod walker;
+mod wishes;
 
 #[cfg(test)]
 mod tests;
 
-use t3c_ir::{Op, function, walk};
+use t3c_ir::{Op, Splits, function, walk};
 use t3c_schedule::Reduction;
 
 pub use pass::Shard;
@@ -55,7 +57,7 @@ pub enum Error {
         dimension: usize,
         /// Its extent.
         extent: u64,
-        /// The name of the grid axis.
+        /// The names of the grid axes.
         axis: String,
         /// Its devices.
         size: u32,
@@ -65,8 +67,8 @@ pub enum Error {
     Annotation {
         /// Where the annotation comes from.
         location: String,
-        /// The axis of each dimension.
-        splits: Vec<Option<usize>>,
+        /// The axes of each dimension.
+        splits: Splits,
         /// Axes of the grid.
         axes: usize,
         /// What is wrong.
@@ -105,9 +107,9 @@ pub enum Error {
         /// The argument's number.
         argument: usize,
         /// How it is split at the call.
-        found: Vec<Option<usize>>,
+        found: Splits,
         /// How the callee annotates it.
-        expected: Vec<Option<usize>>,
+        expected: Splits,
     },
     /// A function that calls itself.
     #[error("{location}: `{name}` calls itself: unroll it")]

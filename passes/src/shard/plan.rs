@@ -1,11 +1,13 @@
 //! What becomes of every value: decided on plain data.
 
-use t3c_schedule::chunks::divides;
+use t3c_ir::Splits;
+use t3c_schedule::{Grid, chunks::divides};
 
 use super::{
     Error,
     graph::{FunctionGraph, Graph, Kind},
     sharding::{Sharding, cost},
+    units::Indices,
     walker::Walker,
 };
 
@@ -44,12 +46,12 @@ pub struct NodePlan {
     pub forms: Vec<Sharding>,
     /// How its results lie.
     pub results: Vec<Sharding>,
-    /// The axis of each loop of a structured operation.
-    pub factors: Vec<Option<usize>>,
+    /// The axes of each loop of a structured operation.
+    pub factors: Splits,
     /// The plan of the function that it calls.
     pub callee: Option<usize>,
-    /// The axis over which a lookup is masked.
-    pub masked: Option<usize>,
+    /// What becomes of a unit's indices.
+    pub indices: Indices,
     /// The axes along which only the first device starts from the initial value, the others from zero.
     pub once: Vec<usize>,
 }
@@ -102,12 +104,7 @@ fn annotations(graph: &Graph, function: &FunctionGraph) -> Result<Vec<Option<Sha
 }
 
 /// An annotation as a sharding; axes of one device split nothing.
-fn checked(
-    graph: &Graph,
-    location: &str,
-    shape: &[u64],
-    splits: &[Option<usize>],
-) -> Result<Sharding, Error> {
+fn checked(graph: &Graph, location: &str, shape: &[u64], splits: &[Vec<usize>]) -> Result<Sharding, Error> {
     let axes = &graph.grid.axes;
     let bad = |problem| Error::Annotation {
         location: location.to_owned(),
@@ -115,27 +112,36 @@ fn checked(
         axes: axes.len(),
         problem,
     };
-    for (dimension, axis) in splits.iter().enumerate() {
-        let Some(axis) = *axis else { continue };
+    let listed: Vec<usize> = splits.iter().flatten().copied().collect();
+    for (position, &axis) in listed.iter().enumerate() {
         let named = axes.get(axis).ok_or_else(|| bad("it names an axis that the grid lacks"))?;
         if named.size == 0 {
             return Err(bad("an axis has no devices"));
         }
-        if splits[..dimension].contains(&Some(axis)) {
+        if listed[..position].contains(&axis) {
             return Err(bad("it names an axis twice"));
         }
-        if !divides(shape[dimension], named.size) {
+    }
+    for (dimension, along) in splits.iter().enumerate() {
+        let size = graph.grid.group_size(along);
+        if !divides(shape[dimension], size) {
+            let names: Vec<&str> = along.iter().map(|&axis| axes[axis].name.as_str()).collect();
             return Err(Error::Indivisible {
                 location: location.to_owned(),
                 dimension,
                 extent: shape[dimension],
-                axis: named.name.clone(),
-                size: named.size,
+                axis: names.join("×"),
+                size,
             });
         }
     }
-    let real = |axis: &Option<usize>| axis.filter(|&axis| axes[axis].size > 1);
-    Ok(Sharding::split(splits.iter().map(real).collect::<Vec<_>>()))
+    Ok(Sharding::split(real(&graph.grid, splits)))
+}
+
+/// Splits without the axes of one device, which split nothing.
+pub fn real(grid: &Grid, splits: &[Vec<usize>]) -> Splits {
+    let real = |axes: &Vec<usize>| axes.iter().copied().filter(|&axis| grid.axes[axis].size > 1).collect();
+    splits.iter().map(real).collect()
 }
 
 /// Plans functions from the entry down.

@@ -5,8 +5,9 @@ use t3c_ir::{
     Builder, Op, TensorType, Val,
     attributes::{string, string_attr},
     ffi,
-    function::{self, Function, Port, SPLIT},
-    units, walk,
+    function::{self, Function, Port},
+    units::{self, Unit, UnitKind},
+    walk,
 };
 use t3c_schedule::Grid;
 
@@ -16,6 +17,7 @@ use super::{
     graph::{FunctionGraph, Graph, Kind, partitioned},
     plan::{FunctionPlan, NodePlan, Plan},
     sharding::Sharding,
+    units::Indices,
 };
 
 /// Rewrites a module as planned.
@@ -78,21 +80,8 @@ fn erase_unused_units(module: Op<'_, '_>) {
 /// The ports of a partitioned function.
 fn local_ports(ports: &[Port], shardings: &[Sharding], grid: &Grid) -> Vec<Port> {
     let local = |(port, sharding): (&Port, &Sharding)| {
-        let splits: Vec<String> = sharding
-            .splits
-            .iter()
-            .map(|axis| axis.map_or_else(|| "-1".to_owned(), |axis| axis.to_string()))
-            .collect();
-        let text = if splits.is_empty() {
-            "array<i64>".to_owned()
-        } else {
-            format!("array<i64: {}>", splits.join(", "))
-        };
-        let mut local = port.clone();
+        let mut local = port.clone().with_splits(&sharding.splits);
         local.r#type.shape = sharding.local(&port.r#type.shape, grid);
-        local.attributes.retain(|(name, _)| name != SPLIT);
-        local.attributes.push((SPLIT.to_owned(), text));
-        local.attributes.sort();
         local
     };
     ports.iter().zip(shardings).map(local).collect()
@@ -149,7 +138,7 @@ impl<'c, 'a> Rewriter<'_, 'c, 'a> {
                 return Ok(());
             }
             Kind::Structured(_) => vec![self.structured(plan, old, &operands, &b)?],
-            Kind::Unit(unit) => self.unit(plan, unit, operands, &b)?,
+            Kind::Unit(unit, _) => self.unit(plan, unit, operands, &b)?,
             Kind::Call(_) => {
                 let name = plan.callee.map(|callee| self.names[callee].as_str()).unwrap_or_default();
                 b.call(name, &operands, &self.result_types(plan))?
@@ -193,10 +182,8 @@ impl<'c, 'a> Rewriter<'_, 'c, 'a> {
         let (body, shifted) = localised(&generic.body, &plan.factors);
         generic.body = body;
         for (number, at) in shifted.into_iter().enumerate() {
-            if let Some(axis) = plan.factors[at] {
-                generic.inputs.push(self.emitter.offset(axis, generic.extents[at], b)?);
-                generic.maps.insert(inputs + number, vec![]);
-            }
+            generic.inputs.push(self.emitter.offset(&plan.factors[at], generic.extents[at], b)?);
+            generic.maps.insert(inputs + number, vec![]);
         }
         Ok(b.generic(&generic)?)
     }
@@ -204,21 +191,42 @@ impl<'c, 'a> Rewriter<'_, 'c, 'a> {
     fn unit(
         &mut self,
         plan: &NodePlan,
-        unit: &units::Unit,
-        operands: Vec<Val<'c, 'a>>,
+        unit: &Unit,
+        mut operands: Vec<Val<'c, 'a>>,
         b: &Builder<'c, 'a>,
     ) -> Result<Vec<Val<'c, 'a>>, Error> {
-        let local = units::Unit {
+        let local = Unit {
             arguments: operands.iter().map(|&value| TensorType::of(value)).collect::<Result<_, _>>()?,
             results: self.result_types(plan),
             ..unit.clone()
         };
         let symbol = units::ensure(self.module, &local)?;
-        match plan.masked {
-            Some(axis) => {
-                Ok(vec![self.emitter.masked_lookup(&symbol, axis, (operands[0], operands[1]), b)?])
+        let result = &local.results[0];
+        match &plan.indices {
+            Indices::Whole => {}
+            Indices::Own { operand, axes } => {
+                let rows = self.rows(unit.kind, &local);
+                operands[*operand] = self.emitter.rebased(operands[*operand], axes, rows, b)?;
             }
-            None => Ok(b.call(&symbol, &operands, &local.results)?),
+            Indices::Masked(axes) => {
+                let pair = (operands[0], operands[1]);
+                let masked = match unit.kind {
+                    UnitKind::LookupGrad => {
+                        self.emitter.masked_lookup_grad(&symbol, axes, pair, result, b)?
+                    }
+                    _ => self.emitter.masked_lookup(&symbol, axes, pair, result, b)?,
+                };
+                return Ok(vec![masked]);
+            }
+        }
+        Ok(b.call(&symbol, &operands, &local.results)?)
+    }
+
+    /// The extent of the dimension that a unit's indices point into.
+    fn rows(&self, kind: UnitKind, unit: &Unit) -> u64 {
+        match kind {
+            UnitKind::LookupGrad => unit.results[0].shape[0],
+            _ => unit.arguments[0].shape[0],
         }
     }
 

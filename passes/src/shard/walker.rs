@@ -3,7 +3,10 @@
 
 use std::collections::HashMap;
 
-use t3c_ir::{ScalarOp, units::Unit};
+use t3c_ir::{
+    ScalarOp, Splits,
+    units::{Unit, UnitKind},
+};
 use t3c_schedule::Reduction;
 
 use super::{
@@ -12,9 +15,10 @@ use super::{
     graph::{Free, FunctionGraph, Kind, Node, Structured},
     linear::is_linear,
     loops::{Claim, assign},
-    plan::{NodePlan, Operand, Planner, Reshard},
+    plan::{NodePlan, Operand, Planner, Reshard, real},
     sharding::{Sharding, cost},
-    units,
+    units::{self, Indices, Situation},
+    wishes,
 };
 
 /// The state of the walk.
@@ -30,7 +34,7 @@ pub struct Walker<'p, 'g> {
 
 /// What is decided about a structured operation.
 struct Decision {
-    factors: Vec<Option<usize>>,
+    factors: Splits,
     /// Axes along which operands stay partial.
     through: Vec<usize>,
     /// Axes along which only the first device adds the initial value.
@@ -89,7 +93,7 @@ impl<'p, 'g> Walker<'p, 'g> {
             results: vec![],
             factors: vec![],
             callee: None,
-            masked: None,
+            indices: Indices::Whole,
             once: vec![],
         };
         match &node.kind {
@@ -99,7 +103,7 @@ impl<'p, 'g> Walker<'p, 'g> {
             }
             Kind::Annotation(splits) => self.annotation(&mut plan, node, splits),
             Kind::Structured(structured) => self.structured(&mut plan, node, structured)?,
-            Kind::Unit(unit) => self.unit(&mut plan, unit),
+            Kind::Unit(unit, aligned) => self.unit(&mut plan, node, unit, *aligned),
             Kind::Call(callee) => self.call(&mut plan, node, *callee)?,
             Kind::Return => plan.forms = self.returned(&plan.operands),
         }
@@ -152,21 +156,25 @@ impl<'p, 'g> Walker<'p, 'g> {
         self.forms[value].push(to.clone());
     }
 
-    fn annotation(&mut self, plan: &mut NodePlan, node: &Node, splits: &[Option<usize>]) {
-        let real = |axis: &Option<usize>| axis.filter(|&axis| self.planner.graph.grid.axes[axis].size > 1);
-        let wanted = Sharding::split(splits.iter().map(real).collect::<Vec<_>>());
+    fn annotation(&mut self, plan: &mut NodePlan, node: &Node, splits: &[Vec<usize>]) {
+        let wanted = Sharding::split(real(&self.planner.graph.grid, splits));
         self.stationary[node.results[0]] = self.stationary[plan.operands[0]];
         plan.forms = vec![wanted.clone()];
         plan.results = vec![wanted];
     }
 
-    fn unit(&self, plan: &mut NodePlan, unit: &Unit) {
-        let splits: Vec<&[Option<usize>]> =
+    fn unit(&self, plan: &mut NodePlan, node: &Node, unit: &Unit, aligned: bool) {
+        let operands: Vec<&[Vec<usize>]> =
             plan.operands.iter().map(|&value| self.made(value).splits.as_slice()).collect();
-        let sharding = units::sharding(unit.kind, &splits);
+        let rows = match unit.kind {
+            UnitKind::LookupGrad => wishes::rows(self.planner, self.index, node.results[0]),
+            _ => vec![],
+        };
+        let situation = Situation { operands: &operands, aligned, rows: &rows };
+        let sharding = units::sharding(unit.kind, &situation);
         plan.forms = sharding.operands;
         plan.results = sharding.results;
-        plan.masked = sharding.masked;
+        plan.indices = sharding.indices;
     }
 
     fn call(&mut self, plan: &mut NodePlan, node: &Node, callee: usize) -> Result<(), Error> {
@@ -223,10 +231,10 @@ impl<'p, 'g> Walker<'p, 'g> {
     }
 
     /// The sharding in which an operation with these loop axes takes an operand.
-    fn form(&self, value: usize, map: &[usize], factors: &[Option<usize>], through: &[usize]) -> Sharding {
+    fn form(&self, value: usize, map: &[usize], factors: &[Vec<usize>], through: &[usize]) -> Sharding {
         let kept = |entry: &&(usize, Reduction)| through.contains(&entry.0);
         Sharding {
-            splits: map.iter().map(|&at| factors[at]).collect(),
+            splits: map.iter().map(|&at| factors[at].clone()).collect(),
             partial: self.made(value).partial.iter().filter(kept).copied().collect(),
         }
     }
@@ -252,25 +260,26 @@ impl<'p, 'g> Walker<'p, 'g> {
             })
             // A reduction that cannot be combined is done whole, unless a parameter would have to move for it.
             .filter(|claim| {
-                let mut split = claim.map.iter().zip(claim.splits).filter(|(_, axis)| axis.is_some());
+                let mut split = claim.map.iter().zip(claim.splits).filter(|(_, axes)| !axes.is_empty());
                 combines || claim.stationary || split.all(|(at, _)| output.contains(at))
             })
             .collect();
-        let axes = self.planner.graph.grid.axes.len();
-        let through: Vec<usize> = (0..axes)
+        let grid = &self.planner.graph.grid;
+        let through: Vec<usize> = (0..grid.axes.len())
             .filter(|&axis| {
-                let split = claims.iter().any(|claim| claim.splits.contains(&Some(axis)));
+                let split =
+                    claims.iter().any(|claim| claim.splits.iter().flatten().any(|&other| other == axis));
                 !split && self.passes(axis, inputs, init, structured, node.results[0])
             })
             .collect();
         let operands = [inputs, &[init]].concat();
-        let factors = assign(structured.iterators.len(), axes, &claims, |factors| {
+        let factors = assign(&structured.extents, grid, &claims, |factors| {
             self.price(&operands, structured, factors, &through, node.results[0])
         });
         let reduced: Vec<usize> =
-            (0..factors.len()).filter(|at| !output.contains(at)).filter_map(|at| factors[at]).collect();
+            (0..factors.len()).filter(|at| !output.contains(at)).flat_map(|at| factors[at].clone()).collect();
         let reduction = if reduced.is_empty() { Reduction::Sum } else { reduction(node, structured)? };
-        let splits: Vec<Option<usize>> = output.iter().map(|&at| factors[at]).collect();
+        let splits: Splits = output.iter().map(|&at| factors[at].clone()).collect();
         let mut init_form = Sharding::split(splits.clone());
         let single = self.function.values[init].uses == 1;
         let joins = |axis: usize| {
@@ -281,11 +290,10 @@ impl<'p, 'g> Walker<'p, 'g> {
         let added = reduction == Reduction::Sum && !self.is_zero(init);
         let once =
             reduced.iter().copied().filter(|&axis| added && init_form.partial_on(axis).is_none()).collect();
-        let mut partial: Vec<(usize, Reduction)> =
-            through.iter().map(|&axis| (axis, Reduction::Sum)).collect();
-        partial.extend(reduced.iter().map(|&axis| (axis, reduction)));
-        partial.sort_by_key(|entry| entry.0);
-        Ok(Decision { factors, through, once, init: init_form, result: Sharding { splits, partial } })
+        let passed = through.iter().map(|&axis| (axis, Reduction::Sum));
+        let result =
+            Sharding::split(splits).partial(passed.chain(reduced.iter().map(|&axis| (axis, reduction))));
+        Ok(Decision { factors, through, once, init: init_form, result })
     }
 
     /// Whether contributions along `axis` go through the operation and leave a contribution: it is linear in
@@ -319,7 +327,7 @@ impl<'p, 'g> Walker<'p, 'g> {
         &self,
         operands: &[usize],
         structured: &Structured,
-        factors: &[Option<usize>],
+        factors: &[Vec<usize>],
         through: &[usize],
         result: usize,
     ) -> (u64, u64) {
@@ -332,11 +340,10 @@ impl<'p, 'g> Walker<'p, 'g> {
             }
         }
         let output = structured.output();
-        let whole = Sharding::split(output.iter().map(|&at| factors[at]).collect::<Vec<_>>());
+        let whole = Sharding::split(output.iter().map(|&at| factors[at].clone()).collect::<Splits>());
         let reduced = (0..factors.len()).filter(|at| !output.contains(at));
-        let partial =
-            reduced.filter_map(|at| factors[at]).map(|axis| (axis, Reduction::Sum)).collect::<Vec<_>>();
-        let made = Sharding { partial, ..whole.clone() };
+        let made =
+            whole.clone().partial(reduced.flat_map(|at| &factors[at]).map(|&axis| (axis, Reduction::Sum)));
         bytes = bytes.saturating_add(cost(&made, &whole, self.bytes(result), grid));
         let local = Sharding::split(factors).local(&structured.extents, grid);
         (bytes, local.iter().fold(1, |work, &extent| work.saturating_mul(extent)))

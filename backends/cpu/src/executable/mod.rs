@@ -17,13 +17,13 @@ mod unsafe_run;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use t3c_ir::{Context, Module, TensorType, function::functions, units::unit_of};
+use t3c_ir::{Context, Module, Splits, TensorType, function::functions, units::unit_of};
 use t3c_runtime::Runtime;
 use t3c_schedule::{Element, Grid, Schedule};
 
 pub use emit::native_code;
 pub use plan::{Home, Instance, Plan, Value, ValueId};
-pub use state::{Split, State};
+pub use state::State;
 
 use crate::{
     Error,
@@ -58,7 +58,7 @@ pub struct Port {
     /// The whole tensor's type.
     pub r#type: TensorType,
     /// How it is divided among the devices.
-    pub split: Split,
+    pub split: Splits,
 }
 
 /// A compiled schedule.
@@ -287,33 +287,9 @@ fn whole_ports(ports: &[t3c_ir::function::Port], prefix: &str, grid: &Grid) -> R
 
 /// A partitioned port with its whole type.
 fn whole_port(port: &t3c_ir::function::Port, grid: &Grid) -> Result<Port, Error> {
-    let text = port
-        .attributes
-        .iter()
-        .find(|(name, _)| name == t3c_ir::function::SPLIT)
-        .map(|(_, text)| text.as_str());
-    let mut split: Split = text
-        .unwrap_or_default()
-        .trim_start_matches("array<i64")
-        .trim_start_matches(':')
-        .trim_end_matches('>')
-        .split(',')
-        .filter_map(|axis| axis.trim().parse::<i64>().ok())
-        .map(|axis| usize::try_from(axis).ok())
-        .collect();
-    split.resize(port.r#type.shape.len(), None);
-    let mut whole = port.r#type.clone();
-    for (extent, axis) in whole.shape.iter_mut().zip(&split) {
-        if let Some(axis) = axis {
-            let size = grid.axes.get(*axis).map_or(0, |axis| axis.size);
-            if size == 0 {
-                return Err(state::input(
-                    &port.name,
-                    format!("is divided along axis {axis}, which the grid lacks"),
-                ));
-            }
-            *extent *= u64::from(size);
-        }
-    }
+    let split = port.splits();
+    let shape = t3c_ir::splits::unblock(&port.r#type.shape, &split, grid)
+        .map_err(|error| state::input(&port.name, error.to_string()))?;
+    let whole = TensorType::new(shape, port.r#type.element);
     Ok(Port { name: port.name.clone(), r#type: whole, split })
 }

@@ -10,13 +10,10 @@ use std::{
     },
 };
 
-use t3c_ir::TensorType;
+use t3c_ir::{Splits, TensorType, splits};
 use t3c_schedule::Grid;
 
 use crate::{Error, kernels::PackedLayout, unsafe_memory::Aligned};
-
-/// Which grid axis splits each dimension.
-pub type Split = Vec<Option<usize>>;
 
 /// One tensor on all devices.
 #[derive(Debug)]
@@ -24,7 +21,7 @@ pub(crate) struct Entry {
     /// Its whole type.
     pub(crate) whole: TensorType,
     /// How it is divided.
-    pub(crate) split: Split,
+    pub(crate) split: Splits,
     /// Each device's part.
     pub(crate) parts: Vec<Aligned>,
     /// Changes whenever the parts are written; never 0.
@@ -34,7 +31,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    fn new(whole: &TensorType, split: &[Option<usize>], parts: Vec<Aligned>) -> Self {
+    fn new(whole: &TensorType, split: &[Vec<usize>], parts: Vec<Aligned>) -> Self {
         let (whole, split) = (whole.clone(), split.to_vec());
         Self { whole, split, parts, version: next_version(), packed: Vec::new() }
     }
@@ -88,7 +85,7 @@ impl State {
         &mut self,
         name: &str,
         r#type: &TensorType,
-        split: &[Option<usize>],
+        split: &[Vec<usize>],
         bytes: &[u8],
     ) -> Result<(), Error> {
         let size = r#type.element.bytes() as usize;
@@ -103,7 +100,8 @@ impl State {
         // Same shape and split: overwrite in place, so that addresses stay.
         let fits = self.entries.get(name).is_some_and(|entry| entry.whole == *r#type && entry.split == split);
         if !fits {
-            let local = local_shape(name, &r#type.shape, split, &self.grid)?;
+            let local = splits::block(&r#type.shape, split, &self.grid)
+                .map_err(|error| input(name, error.to_string()))?;
             let part = local.iter().product::<u64>() as usize * size;
             let parts = (0..devices).map(|_| Aligned::zeroed(part)).collect();
             self.entries.insert(name.to_owned(), Entry::new(r#type, split, parts));
@@ -114,7 +112,7 @@ impl State {
             for (device, part) in entry.parts.iter_mut().enumerate() {
                 copy_part(&grid, device as u32, split, &r#type.shape, size, |whole, local, length| {
                     part.bytes_mut()[local..local + length].copy_from_slice(&bytes[whole..whole + length]);
-                });
+                })?;
             }
         }
         Ok(())
@@ -138,7 +136,7 @@ impl State {
                 |whole, local, length| {
                     bytes[whole..whole + length].copy_from_slice(&part.bytes()[local..local + length]);
                 },
-            );
+            )?;
         }
         Ok((entry.whole.clone(), bytes))
     }
@@ -160,7 +158,7 @@ impl State {
     pub fn copy_rows(&mut self, name: &str, from: usize, to: usize, length: usize) -> Result<(), Error> {
         let entry = self.entries.get_mut(name).ok_or_else(|| input(name, "is not in the state".into()))?;
         let rows = entry.whole.shape.first().copied().unwrap_or(0) as usize;
-        if from.max(to) + length > rows || entry.split.first().is_none_or(Option::is_some) {
+        if from.max(to) + length > rows || entry.split.first().is_none_or(|axes| !axes.is_empty()) {
             return Err(input(name, format!("has no rows {from} and {to} of {rows} to copy")));
         }
         entry.written();
@@ -172,7 +170,7 @@ impl State {
     }
 
     /// Ensures a zeroed entry of this type, keeping one that fits.
-    pub(crate) fn reserve(&mut self, name: &str, whole: &TensorType, split: &Split, part_bytes: usize) {
+    pub(crate) fn reserve(&mut self, name: &str, whole: &TensorType, split: &Splits, part_bytes: usize) {
         let fits = self.entries.get(name).is_some_and(|entry| entry.whole == *whole && entry.split == *split);
         if !fits {
             let parts = (0..self.grid.devices()).map(|_| Aligned::zeroed(part_bytes)).collect();
@@ -185,43 +183,22 @@ pub(crate) fn input(name: &str, problem: String) -> Error {
     Error::Input { name: name.to_owned(), problem }
 }
 
-fn local_shape(name: &str, shape: &[u64], split: &[Option<usize>], grid: &Grid) -> Result<Vec<u64>, Error> {
-    shape
-        .iter()
-        .enumerate()
-        .map(|(dimension, &extent)| match split.get(dimension).copied().flatten() {
-            None => Ok(extent),
-            Some(axis) => {
-                let devices = grid.axes.get(axis).map_or(0, |axis| axis.size);
-                t3c_schedule::chunks::divides(extent, devices)
-                    .then(|| extent / u64::from(devices))
-                    .ok_or_else(|| input(name, format!("dimension {dimension} of extent {extent} does not divide by {devices} devices")))
-            }
-        })
-        .collect()
-}
-
 /// Calls `copy(whole offset, local offset, bytes)` for each contiguous run of a device's part.
 fn copy_part(
     grid: &Grid,
     device: u32,
-    split: &[Option<usize>],
+    split: &[Vec<usize>],
     shape: &[u64],
     size: usize,
     mut copy: impl FnMut(usize, usize, usize),
-) {
-    let coordinates = grid.coordinates(device);
-    let range = |dimension: usize| match split.get(dimension).copied().flatten() {
-        None => 0..shape[dimension],
-        Some(axis) => {
-            t3c_schedule::chunks::chunk_range(shape[dimension], grid.axes[axis].size, coordinates[axis])
-        }
-    };
-    let ranges: Vec<_> = (0..shape.len()).map(range).collect();
+) -> Result<(), Error> {
+    let block = splits::block(shape, split, grid)?;
+    let starts = splits::offsets(&block, split, grid, device)?;
+    let ranges: Vec<_> = starts.iter().zip(&block).map(|(&start, &extent)| start..start + extent).collect();
     // Trailing dimensions that are whole form one run with the last divided one.
     let last = (0..shape.len())
         .rev()
-        .find(|&dimension| split.get(dimension).copied().flatten().is_some())
+        .find(|&dimension| split.get(dimension).is_some_and(|axes| !axes.is_empty()))
         .unwrap_or(0);
     let inner: u64 = shape.iter().skip(last + 1).product();
     let (run, outer) = match ranges.get(last) {
@@ -240,6 +217,7 @@ fn copy_part(
         whole += ranges.get(last).map_or(0, |range| range.start * inner);
         copy(whole as usize * size, (index * run) as usize * size, run as usize * size);
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -252,10 +230,11 @@ mod tests {
         let grid =
             Grid { axes: vec![Axis { name: "tp".into(), size: 3 }, Axis { name: "dp".into(), size: 2 }] };
         for split in [
-            vec![None, None, None],
-            vec![None, Some(0), None],
-            vec![Some(1), None, Some(0)],
-            vec![Some(1), Some(0), None],
+            vec![vec![], vec![], vec![]],
+            vec![vec![], vec![0], vec![]],
+            vec![vec![1], vec![], vec![0]],
+            vec![vec![1], vec![0], vec![]],
+            vec![vec![], vec![1, 0], vec![]],
         ] {
             let mut state = State::new(&grid);
             let whole = TensorType::new([4, 6, 9], Element::F32);
@@ -276,7 +255,7 @@ mod tests {
     #[test]
     fn what_does_not_divide_is_named() {
         let grid = Grid { axes: vec![Axis { name: "tp".into(), size: 2 }] };
-        let error = State::new(&grid).set("w", &TensorType::new([3], Element::F32), &[Some(0)], &[0; 12]);
+        let error = State::new(&grid).set("w", &TensorType::new([3], Element::F32), &[vec![0]], &[0; 12]);
         assert!(error.unwrap_err().to_string().contains("dimension 0 of extent 3"));
     }
 }

@@ -85,8 +85,8 @@ module attributes {t3.axes = ["dp", "tp"]} {
     } -> tensor<2xf32>
     return %y : tensor<2xf32>
   }
-  func.func @main(%x: tensor<2xf32> {t3.name = "x", t3.split = array<i64: -1>})
-      -> (tensor<2xf32> {t3.name = "y", t3.split = array<i64: -1>}) {
+  func.func @main(%x: tensor<2xf32> {t3.name = "x", t3.split = [array<i64>]})
+      -> (tensor<2xf32> {t3.name = "y", t3.split = [array<i64>]}) {
     return %x : tensor<2xf32>
   }
 }"#;
@@ -108,8 +108,8 @@ fn signature(x: (&str, &str), y: (&str, &str)) -> String {
     format!(
         "module attributes {{t3.axes = [\"dp\", \"ep\"]}} {{
            shard.grid @grid(shape = 2x2)
-           func.func @main(%x: tensor<{}xf32> {{t3.name = \"x\", t3.split = array<i64: {}>}})
-             -> (tensor<{}xf32> {{t3.name = \"y\", t3.split = array<i64: {}>}}) {{
+           func.func @main(%x: tensor<{}xf32> {{t3.name = \"x\", t3.split = [{}]}})
+             -> (tensor<{}xf32> {{t3.name = \"y\", t3.split = [{}]}}) {{
              %y = tensor.empty() : tensor<{}xf32>
              return %y : tensor<{}xf32>
            }}
@@ -126,7 +126,14 @@ fn an_all_to_all_moves_a_split_from_one_dimension_to_another_within_each_group()
     let schedule = schedule(&axes, buffers, 1, vec![exchange]);
     let x: Vec<f32> = (0..16).map(|value| value as f32).collect();
     // x is split along its rows over `ep`; so is y along its columns. Both groups of `ep` hold the same.
-    assert_eq!(run(&signature(("2x4", "1, -1"), ("4x2", "-1, 1")), &schedule, &x), x);
+    assert_eq!(
+        run(
+            &signature(("2x4", "array<i64: 1>, array<i64>"), ("4x2", "array<i64>, array<i64: 1>")),
+            &schedule,
+            &x
+        ),
+        x
+    );
 }
 
 #[test]
@@ -150,7 +157,11 @@ fn readers_of_a_consumed_gather_see_all_of_it() {
         consume.collective.axes = vec![0];
     }
     let x: Vec<f32> = (0..24).map(|value| (value % 7) as f32).collect();
-    let y = run(&signature(("4x3", "0, -1"), ("8x8", "-1, -1")), &schedule, &x);
+    let y = run(
+        &signature(("4x3", "array<i64: 0>, array<i64>"), ("8x8", "array<i64>, array<i64>")),
+        &schedule,
+        &x,
+    );
     let expected = |n: usize, m: usize| (0..3).map(|k| x[3 * n + k] * x[3 * m + k]).sum::<f32>();
     for (index, value) in y.iter().enumerate() {
         assert_eq!(*value, expected(index / 8, index % 8), "{index}");
@@ -189,7 +200,7 @@ fn threads_and_packed_weights_change_no_bit_and_new_weights_are_packed_again() {
         let mut state = executable.state();
         let port = executable.arguments()[0].clone();
         let mut run = |seed| {
-            state.set("x", &port.r#type, &[None, None], &values(seed)).expect("x");
+            state.set("x", &port.r#type, &[vec![], vec![]], &values(seed)).expect("x");
             executable.run(&mut state).expect("a run");
             executable.run(&mut state).expect("a run with what was packed");
             state.get("y").expect("y").1

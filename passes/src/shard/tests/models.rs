@@ -90,9 +90,9 @@ pub fn rms_norm<'c, 'a>(b: &Builder<'c, 'a>, x: Val<'c, 'a>, w: Val<'c, 'a>) -> 
 
 /// `x + down(silu(gate(x)) · up(x))`, rows of weights as Hugging Face stores them.
 pub fn mlp<'c, 'a>(b: &Builder<'c, 'a>, x: Val<'c, 'a>, weights: &[Val<'c, 'a>]) -> Val<'c, 'a> {
-    let gate = b.shard(weights[0], "grid", &[Some(0), None]).unwrap();
-    let up = b.shard(weights[1], "grid", &[Some(0), None]).unwrap();
-    let down = b.shard(weights[2], "grid", &[None, Some(0)]).unwrap();
+    let gate = b.shard(weights[0], "grid", &[vec![0], vec![]]).unwrap();
+    let up = b.shard(weights[1], "grid", &[vec![0], vec![]]).unwrap();
+    let down = b.shard(weights[2], "grid", &[vec![], vec![0]]).unwrap();
     let g = b.contract("td,fd->tf", x, gate).unwrap();
     let u = b.contract("td,fd->tf", x, up).unwrap();
     let h = b.map("tf,tf->tf", &[silu(b, g), u], |body| body.mul(Ref::Arg(0), Ref::Arg(1))).unwrap();
@@ -129,8 +129,9 @@ pub fn layer_weights() -> Vec<(&'static str, TensorType)> {
 }
 
 pub fn annotate<'c, 'a>(b: &Builder<'c, 'a>, weights: &[Val<'c, 'a>]) -> Vec<Val<'c, 'a>> {
-    let heads =
-        |rank: usize, at: usize| (0..rank).map(|index| (index == at).then_some(0)).collect::<Vec<_>>();
+    let heads = |rank: usize, at: usize| {
+        (0..rank).map(|index| if index == at { vec![0] } else { vec![] }).collect::<Vec<_>>()
+    };
     let shard = |index: usize, rank, at| b.shard(weights[index], "grid", &heads(rank, at)).unwrap();
     vec![weights[0], shard(1, 5, 0), shard(2, 4, 0), shard(3, 3, 0), shard(4, 4, 1)]
 }
@@ -334,8 +335,8 @@ pub fn vocabulary(module: &Module<'_>, one_hot: bool) {
     let unit = Unit::lookup(&tensor(&[V, D]), &ids(&[N]));
     let lookup = ensure(module.op(), &unit).unwrap();
     add(module, "main", &arguments, &[("logp", tensor(&[N]))], |b, a| {
-        let embedding = b.shard(a[2], "grid", &[Some(0), None]).unwrap();
-        let head = b.shard(a[3], "grid", &[Some(0), None]).unwrap();
+        let embedding = b.shard(a[2], "grid", &[vec![0], vec![]]).unwrap();
+        let head = b.shard(a[3], "grid", &[vec![0], vec![]]).unwrap();
         let x = if one_hot {
             b.structured("n,vd->nd", &[a[0], embedding], F, 0.0, |body| {
                 let (v, id) = (body.index(2), body.to_i64(Ref::Arg(0)));

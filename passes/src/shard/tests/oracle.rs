@@ -2,12 +2,15 @@
 
 use t3c_ir::{
     Module, TensorType,
-    function::{Port, SPLIT, entry},
+    function::entry,
     interpreter::{Interpreter, Tensor, gather, scatter},
 };
 
-use super::models::{N, V};
+use super::models::V;
 use crate::shard::partition;
+
+/// Tokens of a sequence.
+pub const SEQUENCE: u64 = 2;
 
 /// Partitions a module, checks that it computes what it did, and prints it.
 pub fn partitioned(module: &Module<'_>) -> String {
@@ -24,19 +27,16 @@ pub fn partitioned(module: &Module<'_>) -> String {
 /// Values that an argument of this name can have.
 fn input(name: &str, r#type: &TensorType, seed: u64) -> Tensor {
     let counted = |numbers: Vec<f64>| Tensor::from_numbers(r#type, &numbers).unwrap();
+    let each = |number: &dyn Fn(u64) -> u64| (0..r#type.elements()).map(|row| number(row) as f64).collect();
     match name {
         "tokens" | "targets" => Tensor::random_below(r#type, V, seed).unwrap(),
-        "subtree_end" => counted(vec![N as f64; N as usize]),
-        "position" => counted((0..N).map(|row| row as f64).collect()),
+        "subtree_end" => counted(each(&|row| (row / SEQUENCE + 1) * SEQUENCE)),
+        // The row itself, or the one before it in its sequence.
+        "rows" => counted(each(&|row| row - u64::from(row % SEQUENCE > 1))),
+        "position" => counted(each(&|row| row)),
         "block_table" => counted((0..r#type.elements()).map(|at| (at % 2) as f64).collect()),
         _ => Tensor::random(r#type, seed).unwrap(),
     }
-}
-
-fn splits(port: &Port) -> Vec<Option<usize>> {
-    let text = &port.attributes.iter().find(|(name, _)| name == SPLIT).unwrap().1;
-    let axes = text.trim_start_matches("array<i64").trim_matches([':', '>', ' ']);
-    axes.split(", ").filter(|axis| !axis.is_empty()).map(|axis| axis.parse().ok()).collect()
 }
 
 /// One big device and the grid give the same numbers.
@@ -51,7 +51,7 @@ fn compare(whole: &Module<'_>, parts: &Module<'_>) {
     let scattered: Vec<Vec<Tensor>> = inputs
         .iter()
         .zip(local.argument_ports().unwrap())
-        .map(|(input, port)| scatter(input, &splits(&port), &grid).unwrap())
+        .map(|(input, port)| scatter(input, &port.splits(), &grid).unwrap())
         .collect();
     let per_device: Vec<Vec<Tensor>> = (0..grid.devices() as usize)
         .map(|device| scattered.iter().map(|parts| parts[device].clone()).collect())
@@ -59,7 +59,7 @@ fn compare(whole: &Module<'_>, parts: &Module<'_>) {
     let found = Interpreter::new(parts.op()).run(&name, &per_device).unwrap();
     for (index, (expected, port)) in expected.iter().zip(local.result_ports().unwrap()).enumerate() {
         let parts: Vec<Tensor> = found.iter().map(|results| results[index].clone()).collect();
-        let whole = gather(&parts, &splits(&port), &grid).unwrap();
+        let whole = gather(&parts, &port.splits(), &grid).unwrap();
         assert_eq!(whole.shape, expected.shape);
         for (found, expected) in whole.numbers().into_iter().zip(expected.numbers()) {
             let error = (found - expected).abs() / expected.abs().max(1.0);
