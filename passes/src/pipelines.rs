@@ -12,9 +12,9 @@ use crate::{
     remark::{self, Kind, Remark},
 };
 
-/// From annotations to one program a device.
-pub fn sharding() -> Vec<String> {
-    owned(&["t3-shard", "t3-simplify"])
+/// From annotations to one program a device; `reassociate` also allows rewrites that change the order of additions.
+pub fn sharding(reassociate: bool) -> Vec<String> {
+    owned(&["t3-shard", if reassociate { "t3-simplify{reassociate=1}" } else { "t3-simplify" }])
 }
 
 /// What the fusing passes need to know of the user's wishes and machine.

@@ -10,6 +10,7 @@ mod credit;
 mod opt;
 mod options;
 mod output;
+mod pairs;
 mod progress;
 mod reproduce;
 mod run;

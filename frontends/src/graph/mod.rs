@@ -37,7 +37,6 @@ pub struct ModelGraph {
     source: Option<Arc<Source>>,
 }
 
-
 /// The JSON Schema of `model.json`.
 pub fn json_schema() -> serde_json::Value {
     schemars::schema_for!(Model).to_value()
@@ -198,7 +197,8 @@ impl ModelGraph {
 
     /// Whole sequences are split among the devices of `dp` and `ep`, where that is promised.
     fn check_batch(&self) -> Result<(), Error> {
-        let promises = |op: &Op| matches!(op, Op::Attention { aligned: true, .. } | Op::Lookup { aligned: true, .. });
+        let promises =
+            |op: &Op| matches!(op, Op::Attention { aligned: true, .. } | Op::Lookup { aligned: true, .. });
         let groups = self.info.dp * self.info.ep;
         match self.info.batch {
             Some(batch) if !batch.is_multiple_of(groups) => {
@@ -207,7 +207,8 @@ impl ModelGraph {
                 }
                 let option = if self.info.dp > 1 { "--dp" } else { "--ep" };
                 let value = if self.info.dp > 1 { self.info.dp } else { self.info.ep };
-                let reason = format!("{groups} groups of devices do not divide the batch of {batch} sequences");
+                let reason =
+                    format!("{groups} groups of devices do not divide the batch of {batch} sequences");
                 Err(Error::Option { option, value: value.to_string(), reason })
             }
             _ => Ok(()),

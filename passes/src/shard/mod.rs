@@ -40,6 +40,7 @@ mod tests;
 use t3c_ir::{Op, Splits, function, walk};
 use t3c_schedule::Reduction;
 
+pub use graph::LOAD as EXPERT_LOAD;
 pub use pass::Shard;
 pub use sharding::{Sharding, Step};
 
