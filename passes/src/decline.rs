@@ -63,7 +63,7 @@ pub enum Decline {
         other: String,
     },
     /// The target runs such a pair one after the other.
-    #[error("the target cannot run {pair} fused yet")]
+    #[error("the target runs {pair} one after the other")]
     UnsupportedByTarget {
         /// What the pair is.
         pair: String,

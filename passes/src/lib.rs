@@ -32,9 +32,11 @@ pub mod schedule;
 pub mod shard;
 pub mod simplify;
 pub mod split_all_reduce;
+pub mod unfuse;
 
 #[cfg(test)]
 mod cases;
+mod pairs_tests;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

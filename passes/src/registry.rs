@@ -44,6 +44,7 @@ passes![
     crate::find_pairs::FindPairs,
     crate::fuse::Fuse,
     crate::configure_address_space::ConfigureAddressSpace,
+    crate::unfuse::Unfuse,
     crate::outline::Outline,
     crate::schedule::CheckSchedule,
 ];
