@@ -82,6 +82,15 @@ impl<'c, 'a> Generic<'c, 'a> {
                 if kind.to_string().contains("reduction") { Iterator::Reduction } else { Iterator::Parallel }
             })
             .collect::<Vec<_>>();
+        Self::with_maps(operation, maps, iterators)
+    }
+
+    /// Operands and body of an operation whose maps and iterators are known.
+    pub(crate) fn with_maps(
+        operation: Op<'c, 'a>,
+        maps: Vec<Vec<usize>>,
+        iterators: Vec<Iterator>,
+    ) -> Result<Self, Error> {
         let mut operands: Vec<Val<'c, 'a>> = operation.operands().collect();
         let init = operands.pop().ok_or_else(|| Error::at(operation, "linalg.generic without an output"))?;
         let block =
@@ -264,7 +273,7 @@ pub fn number_from_bytes(bytes: &[u8], element: Element) -> Option<f64> {
     })
 }
 
-fn projected_permutation(attribute: Attribute<'_>) -> Option<Vec<usize>> {
+pub(crate) fn projected_permutation(attribute: Attribute<'_>) -> Option<Vec<usize>> {
     let map = ffi::affine_map_of(attribute)?;
     let results: Option<Vec<usize>> = (0..map.result_count())
         .map(|index| {

@@ -12,6 +12,7 @@ pub mod ffi;
 pub mod function;
 pub mod generic;
 pub mod interpreter;
+pub mod named;
 pub mod scalar;
 pub mod splits;
 pub mod types;

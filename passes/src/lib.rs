@@ -15,6 +15,7 @@ pub mod dimensions;
 pub mod find_pairs;
 pub mod flow;
 pub mod fuse;
+pub mod generalize;
 pub mod group;
 pub mod optimizer;
 pub mod options;

@@ -35,6 +35,7 @@ macro_rules! passes {
 }
 
 passes![
+    crate::generalize::Generalize,
     crate::autodiff::Autodiff,
     crate::optimizer::AdamW,
     crate::shard::Shard,

@@ -32,6 +32,7 @@ use crate::{
     attributes::integers,
     ffi,
     function::{self, Function},
+    named,
     views::{Collective, Consume, TrackAndTrigger},
     walk,
 };
@@ -191,7 +192,7 @@ impl<'c, 'a> Interpreter<'c, 'a> {
     }
 
     fn operation(&self, operation: Op<'c, 'a>, scope: &mut Scope) -> Result<Vec<Lanes>, Error> {
-        if Generic::is(operation) {
+        if Generic::is(operation) || named::read(operation)?.is_some() {
             return Ok(vec![self.structured(operation, scope)?]);
         }
         if let Some(collective) = Collective::cast(operation) {
@@ -249,7 +250,10 @@ impl<'c, 'a> Interpreter<'c, 'a> {
         if let Some(found) = self.structured.borrow().get(&key) {
             return Ok(Rc::clone(found));
         }
-        let generic = Generic::read(operation)?;
+        let generic = match named::read(operation)? {
+            Some(generic) => generic,
+            None => Generic::read(operation)?,
+        };
         let operands = generic
             .inputs
             .iter()
