@@ -13,6 +13,7 @@
 //! # Ok::<(), t3c::Error>(())
 //! ```
 
+pub mod bench;
 pub mod cli;
 mod compiler;
 mod error;

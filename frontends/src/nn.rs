@@ -285,7 +285,8 @@ pub(crate) fn gated<'c, 'a>(
     activation: fn(&mut ScalarBody, Ref) -> Ref,
 ) -> Result<Val<'c, 'a>, Error> {
     let element = TensorType::of(gate)?.element;
-    b.map("nf,nf->nf", &[gate, up], |body| {
+    let dims: String = ('a'..='z').take(TensorType::of(gate)?.shape.len()).collect();
+    b.map(&format!("{dims},{dims}->{dims}"), &[gate, up], |body| {
         let gate = cast(body, Ref::Arg(0), wide(element));
         let active = activation(body, gate);
         let active = cast(body, active, element);
@@ -305,6 +306,18 @@ pub(crate) fn convert<'c, 'a>(
     }
     let dims: String = ('a'..='z').take(r#type.shape.len()).collect();
     b.structured(&format!("{dims}->{dims}"), &[x], element, 0.0, |body| cast(body, Ref::Arg(0), element))
+}
+
+/// Probabilities from scores `[N, E]`.
+pub(crate) fn softmax<'c, 'a>(b: &Builder<'c, 'a>, scores: Val<'c, 'a>) -> Result<Val<'c, 'a>, Error> {
+    let max = b.reduce("ne->n", scores, ScalarOp::MaxF)?;
+    stop_gradient(b, max);
+    let weights = b.map("ne,n->ne", &[scores, max], |body| {
+        let shifted = body.sub(Ref::Arg(0), Ref::Arg(1));
+        body.unary(ScalarOp::Exp, shifted)
+    })?;
+    let sum = b.reduce("ne->n", weights, ScalarOp::AddF)?;
+    b.map("ne,n->ne", &[weights, sum], |body| body.div(Ref::Arg(0), Ref::Arg(1)))
 }
 
 /// Each row's log-probability of its target: `logits [M, V]`, `targets i32[M]` to `[M]`.

@@ -1,6 +1,6 @@
 //! `t3c bench`.
 
-use std::time::Duration;
+use std::{path::PathBuf, process::Command, time::Duration};
 
 use clap::{Args, Subcommand};
 use t3c_cpu::{
@@ -14,13 +14,18 @@ use super::{
     output::{self, Format},
     table::Table,
 };
-use crate::Error;
+use crate::{
+    Error,
+    bench::{Effort, LayerShape, decode, layer},
+};
 
 /// Measure this machine's code against the machine's own limits
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
   $ t3c bench gemm
-  $ t3c bench gemm --format json --threads 1")]
+  $ t3c bench gemm --format json --threads 1
+  $ t3c bench layer --shapes 1x512x768x3072
+  $ t3c bench decode examples/models/smollm2-135m --batch 1,16")]
 pub struct Bench {
     #[command(subcommand)]
     what: What,
@@ -30,19 +35,58 @@ pub struct Bench {
 enum What {
     /// Matrix products in f32, beside the multiply-add peak measured in the same run
     Gemm(Gemm),
+    /// Forward passes of a transformer layer in f32, beside the same peak
+    Layer(Layer),
+    /// Decode steps of a model with random weights in f32, beside the bandwidth at which memory is read
+    Decode(Decode),
+}
+
+/// What all benchmarks take.
+#[derive(Args, Debug)]
+struct Common {
+    /// How the result is written
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "table")]
+    format: Format,
+    /// Most threads [default: the machine's]
+    #[arg(long, value_name = "N", value_parser = positive())]
+    threads: Option<u64>,
+    /// Seconds for each row
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+    seconds: f64,
+    /// A command of the shell that measures a peer: it prints `{"rows": [{"name", "value"}]}` on stdout, with the
+    /// names of rows here
+    #[arg(long, value_name = "COMMAND")]
+    against: Option<String>,
+}
+
+#[derive(Args, Debug)]
+struct Layer {
+    #[command(flatten)]
+    common: Common,
+    /// Sizes to measure
+    #[arg(long, value_name = "BxTxHIDDENxMLP", value_delimiter = ',', value_parser = layer_shape,
+        default_value = "1x512x768x3072,4x512x768x3072,1x512x1024x4096")]
+    shapes: Vec<LayerShape>,
+}
+
+#[derive(Args, Debug)]
+struct Decode {
+    /// A Hugging Face config.json or model folder
+    model: PathBuf,
+    #[command(flatten)]
+    common: Common,
+    /// Sequences of a step
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = positive(), default_value = "1,16")]
+    batch: Vec<u64>,
+    /// Positions that a sequence has room for
+    #[arg(long, value_name = "TOKENS", value_parser = positive(), default_value_t = 64)]
+    seq: u64,
 }
 
 #[derive(Args, Debug)]
 struct Gemm {
-    /// How the result is written
-    #[arg(long, value_enum, value_name = "FORMAT", default_value = "table")]
-    format: Format,
-    /// Most threads of a product [default: the machine's]
-    #[arg(long, value_name = "N", value_parser = positive())]
-    threads: Option<u64>,
-    /// Seconds for each product
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
-    seconds: f64,
+    #[command(flatten)]
+    common: Common,
     /// Sizes to measure, instead of a list of usual ones
     #[arg(long, value_name = "MxNxK", value_delimiter = ',', value_parser = shape)]
     shapes: Vec<(usize, usize, usize)>,
@@ -65,11 +109,28 @@ fn shape(text: &str) -> Result<(usize, usize, usize), String> {
     }
 }
 
+fn layer_shape(text: &str) -> Result<LayerShape, String> {
+    let sides =
+        text.split('x').map(|side| side.parse().ok().filter(|side| (1..=LONGEST as u64).contains(side)));
+    match sides.collect::<Option<Vec<u64>>>().as_deref() {
+        Some(&[batch, seq, hidden, mlp]) => Ok(LayerShape { batch, seq, hidden, mlp }),
+        _ => Err(format!("expected BxTxHIDDENxMLP, such as 1x512x768x3072, with sizes of at most {LONGEST}")),
+    }
+}
+
 impl Bench {
     pub fn run(self) -> Outcome {
-        let What::Gemm(bench) = self.what;
-        let report = bench.measure()?;
-        match bench.format {
+        let (mut report, common) = match self.what {
+            What::Gemm(bench) => (bench.measure()?, bench.common),
+            What::Layer(bench) => (layer(&bench.shapes, bench.common.effort())?, bench.common),
+            What::Decode(Decode { model, common, batch, seq }) => {
+                (decode(&model, &batch, seq, common.effort())?, common)
+            }
+        };
+        if let Some(command) = &common.against {
+            add_peer(&mut report, command)?;
+        }
+        match common.format {
             Format::Json => output::print_json(&report)?,
             Format::Table => output::print(&text(&report))?,
         }
@@ -77,19 +138,57 @@ impl Bench {
     }
 }
 
+impl Common {
+    fn effort(&self) -> Effort {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // More threads than a machine has say nothing about it.
+        let wanted = self.threads.and_then(|threads| usize::try_from(threads).ok());
+        Effort { threads: wanted.unwrap_or(cores).min(cores), time: Duration::from_secs_f64(self.seconds) }
+    }
+}
+
 impl Gemm {
     fn measure(&self) -> Result<Report, Failure> {
-        let mut bench = GemmBench { time: Duration::from_secs_f64(self.seconds), ..GemmBench::default() };
-        if let Some(threads) = self.threads {
-            // More threads than a machine has say nothing about it.
-            bench.threads = bench.threads.min(usize::try_from(threads).unwrap_or(usize::MAX));
-        }
+        let Effort { threads, time } = self.common.effort();
+        let mut bench = GemmBench { time, threads, ..GemmBench::default() };
         if !self.shapes.is_empty() {
             bench.shapes.clone_from(&self.shapes);
         }
         let measured = Machine::host().and_then(|machine| gemm(&bench, &machine));
         Ok(measured.map_err(|error| Error::from(t3c_cpu::Error::from(error)))?)
     }
+}
+
+/// What a peer's command prints.
+#[derive(serde::Deserialize)]
+struct Peer {
+    rows: Vec<PeerRow>,
+}
+
+#[derive(serde::Deserialize)]
+struct PeerRow {
+    name: String,
+    value: f64,
+}
+
+/// Runs the peer's command and puts its figures beside ours.
+fn add_peer(report: &mut Report, command: &str) -> Result<(), Error> {
+    let failed = |reason: String| Error::option("against", format!("`{command}` {reason}"));
+    let output = Command::new("sh").arg("-c").arg(command).output();
+    let output = output.map_err(|error| failed(format!("does not start: {error}")))?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        return Err(failed(format!("ended with {}: {}", output.status, stderr.trim())));
+    }
+    let peer: Peer = serde_json::from_slice(&output.stdout).map_err(|error| {
+        failed(format!("printed no rows ({error}); expected {{\"rows\": [{{\"name\", \"value\"}}]}}"))
+    })?;
+    for row in &mut report.rows {
+        if let Some(found) = peer.rows.iter().find(|found| found.name == row.name) {
+            (row.peer, row.peer_value) = (Some(command.to_owned()), Some(found.value));
+        }
+    }
+    Ok(())
 }
 
 fn text(report: &Report) -> String {
@@ -103,10 +202,18 @@ fn text(report: &Report) -> String {
         machine.read_gb_s,
         machine.threads
     );
-    let mut table = Table::new(&["", "measured", "unit", "of the limit"]);
+    let with_peer = report.rows.iter().any(|row| row.peer.is_some());
+    let mut table = match with_peer {
+        true => Table::new(&["", "measured", "unit", "of the limit", "peer"]),
+        false => Table::new(&["", "measured", "unit", "of the limit"]),
+    };
     for row in &report.rows {
         let share = format!("{:.1} %", 100.0 * row.limit_ratio);
-        table.row(vec![row.name.clone(), format!("{:.1}", row.value), row.unit.to_owned(), share]);
+        let mut cells = vec![row.name.clone(), format!("{:.1}", row.value), row.unit.to_owned(), share];
+        if with_peer {
+            cells.push(row.peer_value.map_or_else(String::new, |value| format!("{value:.1}")));
+        }
+        table.row(cells);
     }
     text += &table.render(1);
     text
@@ -122,6 +229,9 @@ mod tests {
         for bad in ["32x48", "0x1x1", "1x1x99999999", "axbxc"] {
             assert!(shape(bad).is_err(), "{bad}");
         }
+        let expected = LayerShape { batch: 1, seq: 2, hidden: 64, mlp: 8 };
+        assert_eq!(layer_shape("1x2x64x8"), Ok(expected));
+        assert!(layer_shape("1x2x64").is_err());
         assert!(seconds("NaN").is_err() && seconds("-1").is_err() && seconds("0.1").is_ok());
     }
 }

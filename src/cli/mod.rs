@@ -10,9 +10,12 @@ mod credit;
 mod opt;
 mod options;
 mod output;
+mod progress;
+mod reproduce;
 mod run;
 mod simulate;
 mod summary;
+mod sweep;
 mod table;
 mod train;
 
@@ -38,6 +41,7 @@ enum Command {
     Train(train::Train),
     Credit(credit::Credit),
     Opt(opt::Opt),
+    Reproduce(reproduce::Reproduce),
     Bench(bench::Bench),
 }
 
@@ -61,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Train(command) => command.run(),
         Command::Credit(command) => command.run(),
         Command::Opt(command) => command.run(),
+        Command::Reproduce(command) => command.run(),
         Command::Bench(command) => command.run(),
     };
     match outcome {

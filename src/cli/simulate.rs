@@ -4,12 +4,17 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use t3c_sim::{Policy, Report, SubLayerReport, trace};
+use t3c_sim::{
+    Policy, Report, SubLayerReport,
+    page::{self, Shown},
+    parallel, trace,
+};
 
 use super::{
     Outcome,
     options::{Choice, Compiled, ModelOptions, SystemOption},
-    output,
+    output, progress,
+    sweep::{Changed, Sweep},
     table::Table,
 };
 use crate::{Error, System, files};
@@ -22,13 +27,14 @@ use crate::{Error, System, files};
 #[command(after_long_help = "Examples:
   $ t3c simulate examples/models/t-nlg.json
   $ t3c simulate examples/models/t-nlg.json --sweep tp=4,8,16 --format csv
-  $ t3c simulate examples/models/t-nlg.json --sweep 'link.bandwidth=75 GB/s,150 GB/s' --trace trace.json")]
+  $ t3c simulate examples/models/t-nlg.json --sweep 'link.bandwidth=75 GB/s,150 GB/s' --report sweep.html
+  $ t3c simulate examples/models/t-nlg.json --system h100-x8 --trace trace.json")]
 pub struct Simulate {
     #[command(flatten)]
     model: ModelOptions,
     #[command(flatten)]
     system: SystemOption,
-    /// Simulate once for each value of `tp`, `batch`, `seq` or a field of the system file
+    /// Simulate once for each value of an option (`tp`, `batch`, …), a field of the system file or one of the model's
     #[arg(long, value_name = "KEY=A,B,C")]
     sweep: Option<Sweep>,
     /// How the result is written
@@ -37,6 +43,9 @@ pub struct Simulate {
     /// Write the timelines to a file that Chrome's tracing page and Perfetto open
     #[arg(long, value_name = "T.json", conflicts_with = "sweep")]
     trace: Option<PathBuf>,
+    /// Write a page with plots, for readers who know neither the model nor the method
+    #[arg(long, value_name = "R.html")]
+    report: Option<PathBuf>,
 }
 
 /// How a simulation is written.
@@ -48,26 +57,6 @@ pub enum SimulateFormat {
     Json,
     /// A row for every sub-layer and policy
     Csv,
-}
-
-/// A key and its values.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sweep {
-    key: String,
-    values: Vec<String>,
-}
-
-impl std::str::FromStr for Sweep {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (key, values) = text.split_once('=').ok_or("expected KEY=A,B,C")?;
-        let values: Vec<String> = values.split(',').map(|value| value.trim().to_owned()).collect();
-        if key.trim().is_empty() || values.iter().any(String::is_empty) {
-            return Err("expected KEY=A,B,C with no empty part".to_owned());
-        }
-        Ok(Self { key: key.trim().to_owned(), values })
-    }
 }
 
 /// One simulation of a sweep.
@@ -90,53 +79,60 @@ struct SweepReport<'a> {
 
 impl Simulate {
     pub fn run(self) -> Outcome {
-        if let Some(path) = &self.trace {
+        for path in self.trace.iter().chain(&self.report) {
             output::check_writable(path)?;
         }
         let points = match &self.sweep {
-            None => vec![self.point(None)?],
-            Some(sweep) => sweep
-                .values
-                .iter()
-                .map(|value| self.point(Some((&sweep.key, value))))
-                .collect::<Result<_, _>>()?,
+            None => vec![self.point(&Changed::nothing(&self.model), "")?],
+            Some(sweep) => self.points(sweep)?,
         };
         if let Some(path) = &self.trace {
             let traces =
                 points.iter().flat_map(|point| point.report.traces.iter().cloned()).collect::<Vec<_>>();
             files::write(path, trace::to_json(&traces).to_string().as_bytes())?;
         }
+        if let Some(path) = &self.report {
+            files::write(path, self.page(&points).as_bytes())?;
+        }
         self.print(&points)
     }
 
-    fn point(&self, change: Option<(&str, &str)>) -> Result<Point, Error> {
-        let mut model = self.model.clone();
-        let mut fields = Vec::new();
-        if let Some((key, value)) = change {
-            let number = || {
-                let number = value.parse().ok().filter(|number| *number > 0);
-                number.ok_or_else(|| {
-                    Error::option(
-                        "--sweep",
-                        format!("`{key}={value}`: expected a whole number of at least 1"),
-                    )
-                })
-            };
-            match key {
-                "tp" => model.degrees.tp = Some(number()?),
-                "batch" => model.batch = Some(number()?),
-                "seq" => model.seq = Some(number()?),
-                _ => fields.push((key, value)),
-            }
-        }
+    /// All points of a sweep, on all threads, in the order of its values.
+    fn points(&self, sweep: &Sweep) -> Result<Vec<Point>, Error> {
+        let bar = progress::bar("simulating", sweep.values.len());
+        let points = parallel::map(
+            &sweep.values,
+            parallel::threads(),
+            |value| self.point(&Changed::new(&self.model, &sweep.key, value)?, value),
+            |done| bar.set_position(done as u64),
+        );
+        bar.finish_and_clear();
+        points
+    }
+
+    fn point(&self, changed: &Changed, value: &str) -> Result<Point, Error> {
+        let model = &changed.model;
+        let fields: Vec<(&str, &str)> =
+            changed.system.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let system = System::open_with(&self.system.system, &fields).map_err(Error::from)?;
         let Compiled { program, mut choices } = model.passes.timed("compile", || model.compile(&system))?;
         model.passes.report(&program);
-        let report =
-            model.passes.timed("simulate", || program.simulate_with(&system, self.trace.is_some()))?;
+        // A page shows traffic over time; of a sweep, it shows means.
+        let keeps_traces = self.trace.is_some() || (self.report.is_some() && self.sweep.is_none());
+        let report = model.passes.timed("simulate", || program.simulate_with(&system, keeps_traces))?;
         choices.insert(0, Choice::new("model", &program.info().name, true, ""));
         choices.push(Choice::new("system", &system.name, self.system.system != "t3-80cu", "default"));
-        Ok(Point { choices, value: change.map(|(_, value)| value.to_owned()).unwrap_or_default(), report })
+        Ok(Point { choices, value: value.to_owned(), report })
+    }
+
+    fn page(&self, points: &[Point]) -> String {
+        let shown: Vec<Shown> =
+            points.iter().map(|point| Shown { value: point.value.clone(), report: &point.report }).collect();
+        let choices: Vec<String> = points
+            .first()
+            .map(|point| point.choices.iter().map(Choice::to_string).collect())
+            .unwrap_or_default();
+        page::simulation(&shown, self.sweep.as_ref().map(|sweep| sweep.key.as_str()), &choices.join(", "))
     }
 
     fn print(&self, points: &[Point]) -> Outcome {
@@ -280,21 +276,4 @@ fn csv(points: &[Point], key: Option<&str>) -> String {
         }
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sweep_has_a_key_and_values() {
-        let sweep: Sweep = "link.bandwidth=75 GB/s, 150 GB/s".parse().unwrap();
-        assert_eq!(
-            sweep,
-            Sweep { key: "link.bandwidth".into(), values: vec!["75 GB/s".into(), "150 GB/s".into()] }
-        );
-        for bad in ["tp", "tp=", "=1", "tp=1,,2"] {
-            assert!(bad.parse::<Sweep>().is_err(), "{bad}");
-        }
-    }
 }

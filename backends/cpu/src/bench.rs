@@ -87,6 +87,66 @@ impl Default for GemmBench {
     }
 }
 
+/// Measures the machine's limits beside whatever else is measured.
+pub struct Meter {
+    limits: Limits,
+    machine: Machine,
+    memory: AlignedFloats,
+}
+
+impl Meter {
+    /// For kernels of `machine`.
+    ///
+    /// # Errors
+    /// When the loops do not compile.
+    pub fn new(machine: &Machine) -> Result<Self, Error> {
+        let mut memory = AlignedFloats::zeroed(beyond_caches(machine) / size_of::<f32>());
+        memory.fill(1.0);
+        Ok(Meter { limits: Limits::new(machine)?, machine: machine.clone(), memory })
+    }
+
+    /// Multiply-adds of all threads at once, floating-point operations a second.
+    pub fn peak_flops(&self, threads: usize) -> f64 {
+        peak_of(&self.limits, threads)
+    }
+
+    /// Bytes a second that all threads at once read from memory beyond the caches, each a part of its own.
+    pub fn read_bytes(&self, threads: usize) -> f64 {
+        let parts: Vec<&[f32]> = self.memory.chunks(self.memory.len().div_ceil(threads.max(1))).collect();
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            for &part in &parts[1..] {
+                scope.spawn(move || self.limits.read_bytes_per_second(part));
+            }
+            self.limits.read_bytes_per_second(parts[0]);
+        });
+        size_of_val(&self.memory[..]) as f64 / started.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    /// The report of `rows`, with the limits of one core measured now.
+    pub fn report(&self, rows: Vec<Row>, threads: usize) -> Report {
+        const ROUNDS: usize = 20;
+        let best = |measure: &dyn Fn() -> f64| (0..ROUNDS).map(|_| measure()).fold(0.0, f64::max);
+        let (copy, read) = memory_limits(&self.limits, &self.machine);
+        let machine = MachineReport {
+            cpu: self.machine.cpu.clone(),
+            isa: self.machine.isa.name(),
+            fma_peak_gflops: best(&|| self.peak_flops(1)) / 1e9,
+            copy_gb_s: copy / 1e9,
+            read_gb_s: read / 1e9,
+            threads,
+        };
+        Report { schema: "t3c.bench/1", machine, rows }
+    }
+}
+
+/// Bytes that no cache holds.
+fn beyond_caches(machine: &Machine) -> usize {
+    const SMALLEST: usize = 64 << 20;
+    const LARGEST: usize = 256 << 20;
+    (2 * machine.caches.l3).clamp(SMALLEST, LARGEST)
+}
+
 /// Measures matrix products, with packing inside and with B packed ahead.
 pub fn gemm(bench: &GemmBench, machine: &Machine) -> Result<Report, Error> {
     let kernels = Kernels::new(machine, &[])?;
@@ -179,9 +239,7 @@ impl Best {
 /// Bytes a second of a copy (read plus written) and of reading, beyond the caches.
 fn memory_limits(limits: &Limits, machine: &Machine) -> (f64, f64) {
     const ROUNDS: usize = 5;
-    const SMALLEST: usize = 64 << 20;
-    const LARGEST: usize = 256 << 20;
-    let bytes = (2 * machine.caches.l3).clamp(SMALLEST, LARGEST);
+    let bytes = beyond_caches(machine);
     let mut from = AlignedFloats::zeroed(bytes / size_of::<f32>());
     let mut to = AlignedFloats::zeroed(from.len());
     from.fill(1.0);

@@ -216,7 +216,8 @@ fn memory_order(maps: &[Vec<usize>], iterators: &[Iterator], extents: &[u64]) ->
 fn add_scatter(context: &Context, module: &Module<'_>, unit: &Unit) -> Result<(), Error> {
     let (ids, dout, table) = (&unit.arguments[0], &unit.arguments[1], &unit.results[0]);
     let width: u64 = table.shape[1..].iter().product();
-    let (rows, count, name) = (table.shape[0], ids.shape[0], unit.symbol());
+    let count: u64 = ids.shape.iter().product();
+    let (rows, name) = (table.shape[0], unit.symbol());
     let memref = |r#type: &t3c_ir::TensorType| r#type.to_string().replacen("tensor", "memref", 1);
     let flat = |rows: u64| format!("memref<{rows}x{width}xf32>");
     let view = |value: &str, r#type: &t3c_ir::TensorType, rows: u64| {
@@ -234,10 +235,12 @@ fn add_scatter(context: &Context, module: &Module<'_>, unit: &Unit) -> Result<()
            %count = arith.constant {count} : index
            %width = arith.constant {width} : index
            linalg.fill ins(%zero : f32) outs(%table : {table_type})
+           %all = memref.reinterpret_cast %ids to offset: [0], sizes: [{count}], strides: [1]
+             : {ids_type} to {flat_ids}
            %from = {from}
            %to = {to}
            scf.for %n = %c0 to %count step %c1 {{
-             %id = memref.load %ids[%n] : {ids_type}
+             %id = memref.load %all[%n] : {flat_ids}
              %row = arith.index_cast %id : i32 to index
              scf.for %d = %c0 to %width step %c1 {{
                %x = memref.load %from[%n, %d] : {flat_from}
@@ -249,6 +252,7 @@ fn add_scatter(context: &Context, module: &Module<'_>, unit: &Unit) -> Result<()
            return
          }}",
         ids_type = memref(ids),
+        flat_ids = format_args!("memref<{count}xi32>"),
         dout_type = memref(dout),
         table_type = memref(table),
         from = view("%dout", dout, count),

@@ -106,6 +106,11 @@ impl<'s> Extractor<'s> {
     /// product only where the gathered dimension is not reduced.
     fn consume(&mut self, step: &Step, consume: &Consume) -> Option<Found> {
         let collective = &consume.collective;
+        let operation = match collective.kind {
+            CollectiveKind::AllGather => Operation::AllGather,
+            CollectiveKind::AllToAll => Operation::AllToAll,
+            _ => return None,
+        };
         let devices = self.devices(collective);
         let extent = *self.program.buffers[collective.output].shape.get(consume.dimension)?;
         let readers: Vec<Option<Output>> = consume
@@ -124,12 +129,13 @@ impl<'s> Extractor<'s> {
         (whole.columns, whole.layers) = (columns.sum(), 1);
         let products: Vec<Compute> = inside.iter().map(|&at| consume.consumers[at].clone()).collect();
         let first = &consume.consumers[first];
-        let index_bytes = self.program.buffers[collective.output].bytes() / extent.max(1);
+        // What moves: of an exchange, only the rows that are no padding.
+        let index_bytes = collective.bytes.div_ceil(extent.max(1));
         let layer = SubLayer {
             producer: self.producer(std::slice::from_ref(first), whole),
             space: None,
             divided: Divided { extent, index_bytes, devices },
-            shape: Shape::Consume { overlaps: true },
+            shape: Shape::Consume { operation, overlaps: !consume.arrivals.is_empty() },
             pattern: pattern(collective),
         };
         Some(Found { location: step.location.clone(), shape: size(&products, &whole), layer, others })
@@ -176,10 +182,14 @@ impl<'s> Extractor<'s> {
         };
         let producers = std::slice::from_ref(compute);
         let output = output(producers, &input.shape, dimension, input.element.bytes());
+        let index_bytes = match shape {
+            Shape::Exchange => collective.bytes.div_ceil(output.extent.max(1)),
+            _ => output.index_bytes(),
+        };
         let layer = SubLayer {
             producer: self.producer(producers, output),
             space: None,
-            divided: Divided { extent: output.extent, index_bytes: output.index_bytes(), devices },
+            divided: Divided { extent: output.extent, index_bytes, devices },
             shape,
             pattern: pattern(collective),
         };
@@ -233,7 +243,8 @@ impl<'s> Extractor<'s> {
                     let mut outside = compute.clone();
                     outside.reads.retain(|buffer| !producers.iter().any(|p| p.writes.contains(buffer)));
                     let (flops, (read_bytes, _)) = cost(self.program, &outside);
-                    Work::Stream { flops, read_bytes }
+                    let matrix = on_matrix(self.program, compute);
+                    Work::Stream { flops, read_bytes, matrix }
                 }
             })
             .collect();
@@ -270,7 +281,11 @@ impl<'s> Extractor<'s> {
             _ => &buffers[collective.input],
         };
         // Only its time is asked for, to which a rounded-up byte a chunk makes no difference.
-        let extent = whole.bytes().next_multiple_of(u64::from(devices));
+        let bytes = match collective.kind {
+            CollectiveKind::AllToAll => collective.bytes,
+            _ => whole.bytes(),
+        };
+        let extent = bytes.next_multiple_of(u64::from(devices));
         let divided = Divided { extent, index_bytes: 1, devices };
         let operations = match collective.kind {
             CollectiveKind::ReduceScatter => vec![Operation::ReduceScatter],
@@ -306,6 +321,16 @@ pub(crate) fn cost(program: &Program, compute: &Compute) -> (u64, (u64, u64)) {
         }
         ScheduleWork::Unit { flops, .. } | ScheduleWork::Loops { flops } => (*flops, (read, written)),
         ScheduleWork::Copy => (0, (read.min(written), written)),
+    }
+}
+
+/// The element of work that the matrix pipelines do tile by tile without being one product.
+pub(crate) fn on_matrix(program: &Program, compute: &Compute) -> Option<t3c_schedule::Element> {
+    match &compute.work {
+        ScheduleWork::Unit { name, .. } if name.contains("attention") || name.contains("grouped") => {
+            Some(program.buffers[*compute.reads.first()?].element)
+        }
+        _ => None,
     }
 }
 

@@ -18,6 +18,7 @@
 //! ```
 
 mod cache;
+pub mod chakra;
 mod collective;
 mod compute;
 mod error;

@@ -20,7 +20,7 @@ use crate::{
     tracker::{BlockAt, Counted, From, Trackers, overrun},
     traffic::Traffic,
     units::Picoseconds,
-    workload::{Collective, Divided, Mover, Operation, Workload},
+    workload::{Divided, Mover, Operation, Workload},
 };
 
 /// What a memory request belongs to.
@@ -236,13 +236,12 @@ fn device(workload: &Workload, divided: &Divided, index: u32, system: &System, m
             let is_near_memory = collective.operation == Operation::ReduceScatterNearMemory;
             device.movers = (!is_near_memory).then(|| Movers::new(rate));
         }
-        Workload::Consume(producer, pattern, divided, mover) => {
+        Workload::Consume(producer, collective, divided, mover) => {
             // Chunks arrive from the device after this one first: its own, then in that order.
             let section = |relative| Section { chunk: None, range: divided.range(index, relative) };
             let sections: Vec<Section> = (0..divided.devices).map(section).collect();
             device.units = Some(Units::waiting(producer, &sections, system, mode.units));
-            let gather = Collective { pattern: *pattern, operation: Operation::AllGather };
-            device.collective = Some(CollectiveState::new(gather, divided, index));
+            device.collective = Some(CollectiveState::new(*collective, divided, index));
             device.movers = (*mover == Mover::Units).then(|| Movers::new(rate));
         }
     }

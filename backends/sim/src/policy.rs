@@ -92,8 +92,9 @@ pub(crate) enum Shape {
     Reduce { gathers: bool },
     /// A producer whose output every device sends in parts to every other.
     Exchange,
-    /// A gather and its readers.
+    /// A gather or exchange and its readers.
     Consume {
+        operation: Operation,
         /// Whether the schedule lets readers begin before the gather ends.
         overlaps: bool,
     },
@@ -113,7 +114,7 @@ pub(crate) struct SubLayer {
 impl SubLayer {
     /// Whether the schedule overlaps it.
     pub fn is_fused(&self) -> bool {
-        self.space.is_some() || self.shape == Shape::Consume { overlaps: true }
+        self.space.is_some() || matches!(self.shape, Shape::Consume { overlaps: true, .. })
     }
 }
 
@@ -237,10 +238,12 @@ impl<'a> Runner<'a> {
             (name, workload, split.unwrap_or(whole))
         });
         match layer.shape {
-            Shape::Consume { overlaps } => {
+            Shape::Consume { operation, overlaps } => {
                 let mover = if split.is_some() { Mover::Units } else { Mover::Engine };
-                let pattern = self.pattern(layer.pattern, Operation::AllGather);
-                let consume = Workload::Consume(layer.producer.clone(), pattern, layer.divided, mover);
+                let name = if operation == Operation::AllToAll { "all-to-all" } else { "all-gather" };
+                let gather = collective(name, operation);
+                let moved = Collective { pattern: self.pattern(layer.pattern, operation), operation };
+                let consume = Workload::Consume(layer.producer.clone(), moved, layer.divided, mover);
                 match policy {
                     Policy::IdealOverlap | Policy::IdealOverlapNmc => vec![vec![gather, producer]],
                     _ if overlaps && is_overlapping => {

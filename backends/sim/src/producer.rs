@@ -185,7 +185,7 @@ impl Plan {
                 let requested = duration(reads.requested * index_bytes, system.cache.bandwidth);
                 Step { missing, time: arithmetic.max(requested) }
             }
-            Some(&Work::Stream { flops, read_bytes }) => {
+            Some(&Work::Stream { flops, read_bytes, matrix }) => {
                 let total = self.output.elements().max(1);
                 let before = self.streamed[work];
                 let elements: u64 =
@@ -195,7 +195,11 @@ impl Plan {
                     (u128::from(amount) * u128::from(elements) / u128::from(total)) as u64
                 };
                 let missing = share(read_bytes, before + elements) - share(read_bytes, before);
-                let time = duration(share(flops, elements), system.vector_flops_per_second());
+                let rate = match matrix {
+                    Some(element) => system.matrix_flops_per_second(element),
+                    None => system.vector_flops_per_second(),
+                };
+                let time = duration(share(flops, elements), rate);
                 Step { missing, time }
             }
             None => Step { missing: 0, time: Picoseconds(0) },

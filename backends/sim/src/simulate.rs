@@ -6,7 +6,7 @@ use t3c_schedule::{Compute, Program, Schedule, Work};
 
 use crate::{
     Error, Traffic,
-    extract::{Found, Item, cost, items, product},
+    extract::{Found, Item, cost, items, on_matrix, product},
     policy::{Policy, Run, Runner},
     report::{EndToEnd, PartReport, PolicyReport, Report, SCHEMA, SubLayerReport, geomean},
     system::System,
@@ -154,14 +154,14 @@ impl Whole<'_> {
             return Ok(());
         }
         let (flops, (read, written)) = cost(program, compute);
-        let element = compute.reads.first().map(|&buffer| program.buffers[buffer].element);
-        let (on, rate) = match (&compute.work, element) {
-            (Work::Contraction(_), Some(element)) if flops > read.saturating_add(written) => {
-                (Spent::OtherProducts, self.system.matrix_flops_per_second(element))
-            }
-            (Work::Unit { name, .. }, Some(element)) if name.contains("attention") => {
+        let (on, rate) = match (&compute.work, on_matrix(program, compute)) {
+            (Work::Unit { name, .. }, Some(element)) => {
+                let peak = self.system.matrix_flops_per_second(element);
                 let percent = self.system.efficiency.attention_percent;
-                (Spent::Attention, self.system.matrix_flops_per_second(element).saturating_mul(percent) / 100)
+                match name.contains("attention") {
+                    true => (Spent::Attention, peak.saturating_mul(percent) / 100),
+                    false => (Spent::OtherProducts, peak),
+                }
             }
             _ => (Spent::Elementwise, self.system.vector_flops_per_second()),
         };

@@ -228,6 +228,12 @@ impl System {
         System::parse(&text, &file)
     }
 
+    /// Whether a system has a field of that name, such as `link.bandwidth`.
+    pub fn has_field(key: &str) -> bool {
+        let (name, text) = BUILT_IN[0];
+        with_field(Source { file: name, text }, key, "1").is_ok()
+    }
+
     /// Reads the text of a system file; `file` is its name in errors.
     pub fn parse(text: &str, file: &str) -> Result<System, Error> {
         let source = Source { file, text };

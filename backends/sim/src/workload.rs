@@ -38,8 +38,8 @@ impl Output {
 pub(crate) enum Work {
     /// A product with `k` reduction indices.
     Product { k: u64, element: Element },
-    /// Work that streams through its operands once.
-    Stream { flops: u64, read_bytes: u64 },
+    /// Work that streams through its operands once; on the matrix pipelines where it has their element.
+    Stream { flops: u64, read_bytes: u64, matrix: Option<Element> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -126,8 +126,8 @@ pub(crate) enum Workload {
     Fused(Producer, AddressSpace, Divided, Mover),
     /// A collective alone.
     Collective(Collective, Divided),
-    /// Readers of a gather, chunk by chunk as they arrive.
-    Consume(Producer, Pattern, Divided, Mover),
+    /// Readers of a gather or exchange, chunk by chunk as they arrive.
+    Consume(Producer, Collective, Divided, Mover),
 }
 
 impl AddressSpace {

@@ -1,4 +1,4 @@
-//! The MLP, plain or gated.
+//! The MLP, plain or gated, and the choice between it and experts.
 
 use t3c_ir::{Ref, ScalarBody, Val};
 
@@ -19,9 +19,12 @@ impl Activation {
 }
 
 impl<'c, 'a> Place<'_, 'c, 'a> {
-    /// What the MLP adds to the residual stream, without its bias.
+    /// What the MLP or the experts add to the residual stream, without its bias.
     pub(super) fn feed_forward(&self, normal: Val<'c, 'a>) -> Result<Val<'c, 'a>, Error> {
         let config = &self.decoder.config;
+        if let Some(experts) = config.experts.as_ref().filter(|_| self.kind.experts) {
+            return self.mixture(normal, experts);
+        }
         let (up, down) =
             if config.names.transposed { ("nd,df->nf", "nf,fd->nd") } else { ("nd,fd->nf", "nf,df->nd") };
         let project = |role| {

@@ -7,6 +7,7 @@
 mod attention;
 mod build;
 mod config;
+mod experts;
 mod layer;
 mod loss;
 mod mlp;

@@ -53,7 +53,8 @@ fn wrong_fields_are_named_with_their_place() {
         (
             "\"llama\"",
             "\"lama\"",
-            "config.json:2:17: `model_type` = `lama` is not supported; supported: `llama`; nearest: `llama`",
+            "config.json:2:17: `model_type` = `lama` is not supported; supported: `gemma2`, `gpt2`, `gpt_neox`, `llama`, `mistral`, \
+             `mixtral`, `opt`, `phi3`, `qwen2`, `qwen3`, `qwen3_moe`; nearest: `llama`",
         ),
         ("\"llama\"", "7", "config.json:2:17: `model_type`: expected a string"),
         (
@@ -72,7 +73,7 @@ fn wrong_fields_are_named_with_their_place() {
             "config.json:3:18: `hidden_size`: invalid value: integer `-24`, expected a whole number of at least 1",
         ),
         ("24", "25", "config.json:3:18: `hidden_size` = 25 is not divisible by `num_attention_heads` = 6"),
-        ("24", "30", "config.json:1:1: `head_dim`: 5 is odd; rotary embedding turns pairs"),
+        ("24", "30", "config.json:1:1: `head_dim`: 5 is odd; heads are split in halves"),
         (
             "_heads\": 3",
             "_heads\": 4",
@@ -101,8 +102,9 @@ fn wrong_fields_are_named_with_their_place() {
         ("10000.0", "-1.0", "config.json:10:17: `rope_theta`: -1 is no positive number"),
         (
             "\"vocab_size\": 37",
-            "\"vocab_size\": 37, \"rope_scaling\": {\"type\": \"yarn\"}",
-            "config.json:11:46: `rope_scaling.type` = `yarn` is not supported; supported: `default`, `linear`, `llama3`",
+            "\"vocab_size\": 37, \"rope_scaling\": {\"type\": \"yarm\"}",
+            "config.json:11:46: `rope_scaling.type` = `yarm` is not supported; supported: `default`, `linear`, \
+             `dynamic`, `yarn`, `llama3`, `longrope`; nearest: `yarn`",
         ),
         (
             "\"vocab_size\": 37",
@@ -116,8 +118,8 @@ fn wrong_fields_are_named_with_their_place() {
         ),
         (
             "\"vocab_size\": 37",
-            "\"vocab_size\": 37, \"attention_bias\": true",
-            "config.json:11:39: `attention_bias` = `true` is not supported; supported: `false`",
+            "\"vocab_size\": 37, \"attention_bias\": 1",
+            "config.json:11:39: `attention_bias`: invalid type: integer `1`, expected a boolean",
         ),
         ("37\n}", "37,\n", "config.json:13:1: unterminated object, which starts at line 1"),
     ];
@@ -131,12 +133,12 @@ fn wrong_fields_are_named_with_their_place() {
 fn options_that_do_not_fit_are_named() {
     let with = |options: Options| error("config.json", GOOD, &options);
     assert_eq!(
-        with(Options { tp: Some(2), ..small() }),
-        "config.json:6:26: `num_key_value_heads` = 3 is not divisible by --tp = 2; degrees that fit: 1, 3"
+        with(Options { tp: Some(4), ..small() }),
+        "config.json:5:26: `num_attention_heads` = 6 is not divisible by --tp = 4; degrees that fit: 1, 2, 3, 6"
     );
     assert_eq!(
         with(Options { tp: Some(5), ..small() }),
-        "config.json:5:26: `num_attention_heads` = 6 is not divisible by --tp = 5; degrees that fit: 1, 3"
+        "config.json:5:26: `num_attention_heads` = 6 is not divisible by --tp = 5; degrees that fit: 1, 2, 3, 6"
     );
     assert!(
         with(Options { seq: Some(65), ..small() }).starts_with("--seq = 65: longer than the model's context")
@@ -181,12 +183,12 @@ fn a_recipes_model_is_located_in_the_recipe() {
     let text = "{\n  \"schema\": \"t3c.portool/1\",\n  \"model\": {\n    \"num_key_value_heads\": 3\n  }\n}";
     let config = hf::read(&Source::parse("config.json", GOOD).expect("JSON")).expect("llama");
     let recipe = Arc::new(Source::parse("portool.json", text).expect("JSON"));
-    let step = portool::Step { tokens: 90, rows: 40, objective: Objective::Lm, temperature: 1.0, tp: 2 };
+    let step = portool::Step { tokens: 90, rows: 40, objective: Objective::Lm, temperature: 1.0, tp: 4 };
     let error =
-        portool::training(config.clone(), "small", &step, Some(&recipe)).expect_err("3 heads on 2 devices");
+        portool::training(config.clone(), "small", &step, Some(&recipe)).expect_err("6 heads on 4 devices");
     assert_eq!(
         error.to_string(),
-        "portool.json:4:28: `model.num_key_value_heads` = 3 is not divisible by --tp = 2; degrees that fit: 1, 3"
+        "portool.json:3:12: `model.num_attention_heads` = 6 is not divisible by --tp = 4; degrees that fit: 1, 2, 3, 6"
     );
     let step = portool::Step { tp: 3, ..step };
     let decoder = portool::training(config.clone(), "small", &step, Some(&recipe)).expect("fits");

@@ -1,6 +1,7 @@
 //! Loads models as a user would and looks at the modules that come out.
 
 mod errors;
+mod families;
 mod goldens;
 mod gradients;
 mod graph;

@@ -139,7 +139,13 @@ impl<'t, 'c, 'a> Transpose<'t, 'c, 'a> {
         let Some(gradient) = gradients.first().copied().flatten() else { return Ok(()) };
         match walk::name(operation).as_str() {
             "shard.shard" => {
-                self.give(operation.operand(0)?, gradient);
+                // An activation's gradient lies as the activation does; an argument's is for its caller to say.
+                let operand = operation.operand(0)?;
+                let gradient = match ffi::value_owner(operand) {
+                    Some(_) => self.annotated(operation, gradient)?,
+                    None => gradient,
+                };
+                self.give(operand, gradient);
                 Ok(())
             }
             "tensor.collapse_shape" | "tensor.expand_shape" => self.reshape(operation, gradient),
@@ -159,6 +165,14 @@ impl<'t, 'c, 'a> Transpose<'t, 'c, 'a> {
                 )),
             },
         }
+    }
+
+    fn annotated(&mut self, annotation: Op<'c, 'a>, gradient: Val<'c, 'a>) -> Result<Val<'c, 'a>, Error> {
+        let sharding = self.forward(annotation.operand(1)?)?;
+        let copy = self.b.insert(ffi::clone(annotation));
+        ffi::set_operand(copy, 0, gradient);
+        ffi::set_operand(copy, 1, sharding);
+        Ok(copy.result(0)?.into())
     }
 
     fn structured(

@@ -64,7 +64,7 @@ fn single_user(function: &FunctionGraph, value: usize) -> Option<usize> {
     if function.values[value].uses != 1 {
         return None;
     }
-    function.nodes.iter().position(|node| node.operands.contains(&value))
+    function.values[value].users.first().copied()
 }
 
 /// The operands of each addition of a sum, with its terms reordered so that those for which `first` holds come

@@ -57,6 +57,8 @@ pub struct Value {
     pub free: Option<Free>,
     /// Operands that use it.
     pub uses: usize,
+    /// The operations that use it, in order.
+    pub users: Vec<usize>,
 }
 
 /// Tensors without content of their own.
@@ -170,9 +172,13 @@ impl<'m, 'c, 'a> Reader<'m, 'c, 'a> {
         for operation in function.body().map(walk::operations).unwrap_or_default() {
             nodes.push(self.node(operation)?);
         }
-        for node in &nodes {
+        for (index, node) in nodes.iter().enumerate() {
             for &operand in &node.operands {
-                self.values[operand].uses += 1;
+                let value = &mut self.values[operand];
+                value.uses += 1;
+                if value.users.last() != Some(&index) {
+                    value.users.push(index);
+                }
             }
         }
         Ok(FunctionGraph {
@@ -188,7 +194,7 @@ impl<'m, 'c, 'a> Reader<'m, 'c, 'a> {
 
     fn define(&mut self, value: Val<'c, 'a>, free: Option<Free>) -> Result<usize, Error> {
         let index = self.values.len();
-        self.values.push(Value { r#type: TensorType::of(value)?, free, uses: 0 });
+        self.values.push(Value { r#type: TensorType::of(value)?, free, uses: 0, users: vec![] });
         self.known.insert(ffi::value_key(value), index);
         Ok(index)
     }

@@ -205,10 +205,13 @@ impl Planner<'_> {
     /// they are in a new one.
     pub fn call(&mut self, callee: usize, location: &str, operands: &[Operand]) -> Result<usize, Error> {
         let (mut arguments, mut stationary) = (Vec::new(), Vec::new());
+        let ports = &self.graph.functions[callee].arguments;
         for (argument, (operand, annotation)) in operands.iter().zip(&self.annotations[callee]).enumerate() {
             let found = &operand.sharding;
-            if let Some(expected) = annotation.as_ref().filter(|_| operand.stationary)
-                && expected != found
+            let gathers =
+                |wanted: &Sharding| found.splits.iter().zip(&wanted.splits).all(|(a, b)| a.starts_with(b));
+            if let Some(expected) =
+                annotation.as_ref().filter(|wanted| operand.stationary && !gathers(wanted))
             {
                 return Err(Error::Disagree {
                     location: location.to_owned(),
@@ -218,8 +221,10 @@ impl Planner<'_> {
                     expected: expected.splits.clone(),
                 });
             }
-            arguments.push(annotation.as_ref().unwrap_or(found).clone());
-            stationary.push(operand.stationary || annotation.is_some());
+            // A parameter arrives as it lies, and its annotation gathers it where it is used.
+            let wanted = annotation.as_ref().filter(|_| !operand.stationary);
+            arguments.push(wanted.unwrap_or(found).clone());
+            stationary.push(operand.stationary || (annotation.is_some() && is_state(&ports[argument].name)));
         }
         let fits = |plan: &FunctionPlan| {
             plan.function == callee

@@ -174,7 +174,7 @@ fn lookup(table: &[Vec<usize>], ids: &[Vec<usize>], aligned: bool) -> UnitShardi
     let (mut table, mut indices) = (table.to_vec(), Indices::Whole);
     let mut taken: Vec<usize> = table.concat();
     let mut partial = vec![];
-    if aligned && shared > 0 {
+    if aligned {
         table[0].truncate(shared);
         taken = table[1..].concat();
         indices = own(1, table[0].clone());
@@ -193,8 +193,15 @@ fn lookup(table: &[Vec<usize>], ids: &[Vec<usize>], aligned: bool) -> UnitShardi
 }
 
 fn lookup_grad(ids: &[Vec<usize>], dout: &[Vec<usize>], situation: &Situation<'_>) -> UnitSharding {
-    let own_block = situation.aligned && ids.first().is_some_and(|axes| !axes.is_empty());
-    let ids = if own_block { ids } else { &dout[..ids.len()] };
+    let own_block = situation.aligned && !ids.is_empty();
+    let ids: Splits = if own_block {
+        ids.to_vec()
+    } else {
+        let kept = |axes: &Vec<usize>| {
+            axes.iter().copied().take_while(|axis| !situation.rows.contains(axis)).collect()
+        };
+        dout[..ids.len()].iter().map(kept).collect()
+    };
     let features: Splits = {
         let taken = ids.concat();
         let kept =

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use t3c_ir::{
-    ScalarOp, Splits,
+    ScalarOp, Splits, splits,
     units::{Unit, UnitKind},
 };
 use t3c_schedule::Reduction;
@@ -29,6 +29,9 @@ pub struct Walker<'p, 'g> {
     /// The shardings in which each value exists so far; the first is the one it was made in.
     forms: Vec<Vec<Sharding>>,
     stationary: Vec<bool>,
+    /// Gradients that a unit leaves as contributions: every product that reads them ends in a sum over their axes
+    /// anyway, so they are not combined first.
+    deferred: Vec<bool>,
     reshards: Vec<Reshard>,
 }
 
@@ -49,11 +52,12 @@ impl<'p, 'g> Walker<'p, 'g> {
         let function = &planner.graph.functions[index];
         let mut forms = vec![vec![]; function.values.len()];
         let mut stationary = vec![false; function.values.len()];
+        let deferred = stationary.clone();
         for (value, sharding) in arguments.iter().enumerate() {
             forms[value] = vec![sharding.clone()];
             stationary[value] = fixed[value];
         }
-        Self { planner, index, function, forms, stationary, reshards: vec![] }
+        Self { planner, index, function, forms, stationary, deferred, reshards: vec![] }
     }
 
     /// Plans every operation; returns the plans and the shardings of the function's results.
@@ -103,7 +107,12 @@ impl<'p, 'g> Walker<'p, 'g> {
             }
             Kind::Annotation(splits) => self.annotation(&mut plan, node, splits),
             Kind::Structured(structured) => self.structured(&mut plan, node, structured)?,
-            Kind::Unit(unit, aligned) => self.unit(&mut plan, node, unit, *aligned),
+            Kind::Unit(unit, aligned) => {
+                self.unit(&mut plan, node, unit, *aligned);
+                for (&result, made) in node.results.iter().zip(&plan.results) {
+                    self.deferred[result] = unit.kind == UnitKind::AttentionGrad && !made.partial.is_empty();
+                }
+            }
             Kind::Call(callee) => self.call(&mut plan, node, *callee)?,
             Kind::Return => plan.forms = self.returned(&plan.operands),
         }
@@ -175,6 +184,23 @@ impl<'p, 'g> Walker<'p, 'g> {
         plan.forms = sharding.operands;
         plan.results = sharding.results;
         plan.indices = sharding.indices;
+        if unit.kind == UnitKind::LookupGrad {
+            self.add_contributions(plan);
+        }
+    }
+
+    /// A sum of rows is linear: contributions to them give contributions to it.
+    fn add_contributions(&self, plan: &mut NodePlan) {
+        let rows = plan.operands[1];
+        let made = &mut plan.results[0];
+        let passed = self.made(rows).partial.clone();
+        for entry in passed {
+            let free = !made.uses(entry.0) && made.partial_on(entry.0).is_none();
+            if free && entry.1 == Reduction::Sum && self.function.values[rows].uses == 1 {
+                plan.forms[1] = plan.forms[1].clone().partial([entry]);
+                *made = made.clone().partial([entry]);
+            }
+        }
     }
 
     fn call(&mut self, plan: &mut NodePlan, node: &Node, callee: usize) -> Result<(), Error> {
@@ -224,6 +250,11 @@ impl<'p, 'g> Walker<'p, 'g> {
         for &value in captures {
             plan.forms.push(Sharding::replicated(self.rank(value)));
         }
+        // A rotation of a deferred gradient is deferred as well.
+        let shape = |value: usize| &self.function.values[value].r#type.shape;
+        let result = node.results[0];
+        let alike = |&value: &usize| self.deferred[value] && shape(value) == shape(result);
+        self.deferred[result] = !decision.through.is_empty() && plan.operands[..inputs].iter().any(alike);
         plan.factors = decision.factors;
         plan.results = vec![decision.result];
         plan.once = decision.once;
@@ -248,6 +279,8 @@ impl<'p, 'g> Walker<'p, 'g> {
         let inputs = &operands[..structured.inputs()];
         let init = operands[structured.inputs()];
         let (output, combines) = (structured.output(), reduction(node, structured).is_ok());
+        let broadcast = self.broadcast(inputs, structured, node.results[0]);
+        let wish = Claim { map: output, splits: &broadcast, stationary: false };
         let claims: Vec<Claim<'_>> = inputs
             .iter()
             .chain([&init])
@@ -263,6 +296,7 @@ impl<'p, 'g> Walker<'p, 'g> {
                 let mut split = claim.map.iter().zip(claim.splits).filter(|(_, axes)| !axes.is_empty());
                 combines || claim.stationary || split.all(|(at, _)| output.contains(at))
             })
+            .chain([wish])
             .collect();
         let grid = &self.planner.graph.grid;
         let through: Vec<usize> = (0..grid.axes.len())
@@ -296,6 +330,30 @@ impl<'p, 'g> Walker<'p, 'g> {
         Ok(Decision { factors, through, once, init: init_form, result })
     }
 
+    /// How dimensions of the result that no input has are best split: as what stands beside them later.
+    fn broadcast(&self, inputs: &[usize], structured: &Structured, result: usize) -> Splits {
+        let output = structured.output();
+        let inputs = || inputs.iter().zip(&structured.maps).filter(|(value, _)| self.free(**value).is_none());
+        let only = |at: &usize| !inputs().any(|(_, map)| map.contains(at)) && structured.extents[*at] > 1;
+        if !output.iter().any(only) {
+            return splits::whole(output.len());
+        }
+        let made = |value: usize| self.forms[value].first().map(|form| form.splits.clone());
+        let mut wished = wishes::beside(self.function, result, &made);
+        let taken = |axis: usize| {
+            inputs()
+                .any(|(&value, _)| self.made(value).uses(axis) || self.made(value).partial_on(axis).is_some())
+        };
+        for (axes, at) in wished.iter_mut().zip(output) {
+            if only(at) {
+                axes.retain(|&axis| !taken(axis));
+            } else {
+                axes.clear();
+            }
+        }
+        wished
+    }
+
     /// Whether contributions along `axis` go through the operation and leave a contribution: it is linear in
     /// them, nothing else reads them, and what is combined later is no larger.
     fn passes(
@@ -314,8 +372,9 @@ impl<'p, 'g> Walker<'p, 'g> {
         let mut chosen: Vec<bool> =
             inputs.iter().map(|&value| partial(value).is_some() || self.is_zero(value)).collect();
         chosen.push(accumulates);
-        let single = |&value: &usize| self.function.values[value].uses == 1;
-        largest.is_some_and(|largest| self.bytes(result) <= largest)
+        let single = |&value: &usize| self.function.values[value].uses == 1 || self.deferred[value];
+        let deferred = contributions.iter().any(|&value| self.deferred[value]);
+        largest.is_some_and(|largest| deferred || self.bytes(result) <= largest)
             && contributions.iter().all(|&value| partial(value) == Some(Reduction::Sum))
             && contributions.iter().all(single)
             && (!accumulates || self.is_zero(init) || partial(init).is_some())

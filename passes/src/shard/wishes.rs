@@ -1,4 +1,7 @@
-//! What later operations would like a value to be: for units that can make their result in more than one way.
+//! What later operations would like a value to be: for what can be made in more than one way, such as the rows of a
+//! lookup's gradient, or a dimension that is only broadcast.
+
+use t3c_ir::{Iterator as Loop, Splits, splits};
 
 use super::{
     graph::{FunctionGraph, Kind, Node},
@@ -18,7 +21,7 @@ fn search(planner: &Planner<'_>, index: usize, value: usize, seen: &mut Vec<usiz
     }
     seen.push(value);
     let function = &planner.graph.functions[index];
-    let users = function.nodes.iter().filter(|node| node.operands.contains(&value));
+    let users = function.values[value].users.iter().map(|&user| &function.nodes[user]);
     users.filter_map(|node| wish(planner, (index, function), value, node, seen)).next()
 }
 
@@ -42,5 +45,49 @@ fn wish(
             if kept { search(planner, index, node.results[0], seen) } else { None }
         }
         _ => None,
+    }
+}
+
+/// How far [`beside`] looks.
+const DEPTH: usize = 8;
+
+/// The axes of each dimension of a value that the operands beside it have where it is read, through elementwise
+/// work; `made` gives the splits of values made so far.
+pub fn beside(function: &FunctionGraph, value: usize, made: &impl Fn(usize) -> Option<Splits>) -> Splits {
+    look(function, value, made, DEPTH)
+}
+
+fn look(
+    function: &FunctionGraph,
+    value: usize,
+    made: &impl Fn(usize) -> Option<Splits>,
+    depth: usize,
+) -> Splits {
+    let mut found = splits::whole(function.values[value].r#type.shape.len());
+    let Some(depth) = depth.checked_sub(1) else { return found };
+    for &user in &function.values[value].users {
+        let node = &function.nodes[user];
+        let Kind::Structured(structured) = &node.kind else { continue };
+        let operands = node.operands[..structured.inputs()].iter().zip(&structured.maps);
+        let (own, others): (Vec<_>, Vec<_>) = operands.partition(|(operand, _)| **operand == value);
+        let Some((_, map)) = own.first() else { continue };
+        let mut loops: Splits = splits::whole(structured.extents.len());
+        for (&other, map) in others {
+            fill(&mut loops, map, made(other).unwrap_or_default());
+        }
+        if structured.iterators.iter().all(|kind| *kind == Loop::Parallel) {
+            fill(&mut loops, structured.output(), look(function, node.results[0], made, depth));
+        }
+        for (found, &at) in found.iter_mut().zip(*map).filter(|(found, _)| found.is_empty()) {
+            found.clone_from(&loops[at]);
+        }
+    }
+    found
+}
+
+/// Gives loops that have no axes yet those of the dimensions that run along them.
+fn fill(loops: &mut Splits, map: &[usize], axes: Splits) {
+    for (&at, axes) in map.iter().zip(axes).filter(|(at, _)| loops[**at].is_empty()).collect::<Vec<_>>() {
+        loops[at] = axes;
     }
 }

@@ -6,7 +6,7 @@ use t3c_schedule::Schedule;
 use super::{check_elements, prepare};
 use crate::{
     Error,
-    kernels::{Emit, Isa, JitBuilder, Machine},
+    kernels::{Emit, Isa, JitBuilder, Kernels, Machine},
     lower::lower,
 };
 
@@ -34,6 +34,6 @@ pub fn native_code(
         .filter(|function| symbols.iter().any(|s| *s == function.name()))
         .collect();
     lower(context, &kernels, &mut builder)?;
-    prepare::emit_kernels(schedule, &mut builder)?;
+    Kernels::emit(&mut builder, &prepare::heads(schedule, &prepare::units(module)))?;
     Ok(builder.emit_linked(form)?)
 }

@@ -12,12 +12,13 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod unsafe_attention;
+mod unsafe_experts;
 mod unsafe_products;
 mod unsafe_run;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use t3c_ir::{Context, Module, Splits, TensorType, function::functions, units::unit_of};
+use t3c_ir::{Context, Module, Splits, TensorType, function::functions};
 use t3c_runtime::Runtime;
 use t3c_schedule::{Element, Grid, Schedule};
 
@@ -118,20 +119,20 @@ impl Executable {
             .iter()
             .filter_map(|symbol| all.iter().copied().find(|function| function.name() == *symbol))
             .collect();
-        let scales: HashMap<String, f64> =
-            all.iter().filter_map(|function| Some((function.name(), unit_of(*function)?.scale?))).collect();
+        let units = prepare::units(module);
         let compiled = lower(context, &kernels, &mut jit)?;
-        prepare::emit_kernels(schedule, &mut jit)?;
+        let heads = prepare::heads(schedule, &units);
+        Kernels::emit(&mut jit, &heads)?;
         let code: Arc<Jit> = Arc::new(jit.finish()?);
-        let kernels = Kernels::from_code(&machine, &prepare::head_dims(schedule), Arc::clone(&code))?;
+        let kernels = Kernels::from_code(&machine, &heads, Arc::clone(&code))?;
         let preparation =
-            Preparation { schedule, machine: &machine, compiled: &compiled, code: &code, scales: &scales };
+            Preparation { schedule, machine: &machine, compiled: &compiled, code: &code, units: &units };
         let prepared = preparation.all()?;
         let mut plan = Plan::new(schedule)?;
         let runtime_options =
             t3c_runtime::Options { timeout: options.timeout, trace: options.trace, delays: options.delays };
         let devices = schedule.grid.devices();
-        let scratch_floats = prepare::scratch_floats(&prepared);
+        let scratch_floats = prepare::scratch_floats(&prepared, &machine);
         let stack_entries = prepare::stack_entries(&prepared);
         let entry = &schedule.programs[schedule.entry];
         let function = t3c_ir::function::entry(module.op())?;
@@ -161,7 +162,7 @@ impl Executable {
             teams: (0..devices).map(|_| Team::new(threads)).collect(),
             arenas: per_device(plan.arena),
             scratch: (0..devices).map(|_| (0..threads).map(|_| thread()).collect()).collect(),
-            shared: per_device(prepare::shared_floats(&prepared) * 4),
+            shared: per_device(prepare::shared_floats(&prepared, &machine) * 4),
             asides: per_device(prepare::aside_floats(&prepared) * 4),
             packs,
             stack_entries,

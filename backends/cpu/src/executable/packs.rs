@@ -29,6 +29,7 @@ pub(crate) fn products(prepared: Option<&Prepared>) -> &[Gemm] {
     match prepared {
         Some(Prepared::Gemm(gemm)) => std::slice::from_ref(gemm),
         Some(Prepared::Fused(fused)) => &fused.products,
+        Some(Prepared::Grouped(grouped)) => std::slice::from_ref(&grouped.gemm),
         _ => &[],
     }
 }

@@ -2,7 +2,11 @@
 
 use std::collections::HashMap;
 
-use t3c_ir::units::UnitKind;
+use t3c_ir::{
+    Module,
+    function::functions,
+    units::{Unit, UnitKind, unit_of},
+};
 use t3c_schedule::{
     CollectiveKind, Compute, Contraction, Fused, Program, Reduction, Schedule, Step, StepKind, Work,
 };
@@ -10,7 +14,10 @@ use t3c_schedule::{
 use super::{exchange::Exchange, packs::products, plan::is_unit};
 use crate::{
     Error,
-    kernels::{self, AttentionShape, CacheShape, Dim, GemmPlan, Jit, Kernels, Machine},
+    kernels::{
+        self, AttentionShape, CacheShape, Dim, GemmPlan, Heads, Jit, Machine, Scores,
+        experts::{Grouped, Routing},
+    },
     lower::{Compiled, Needs, entry_symbol},
 };
 
@@ -22,11 +29,17 @@ pub(crate) enum Prepared {
     /// A compiled function of the module.
     Kernel(Kernel),
     /// Attention over packed tokens.
-    Attention { shape: AttentionShape, scale: f32 },
+    Attention { shape: AttentionShape, scores: Scores },
     /// Its gradient.
-    AttentionGrad { shape: AttentionShape, scale: f32 },
+    AttentionGrad { shape: AttentionShape, scores: Scores },
     /// Attention with a cache.
-    AttentionPaged { shape: AttentionShape, cache: CacheShape, scale: f32 },
+    AttentionPaged { shape: AttentionShape, cache: CacheShape, scores: Scores },
+    /// Which rows go to which expert.
+    Route(Routing),
+    /// Products of rows with the matrix of their expert.
+    Grouped(Box<GroupedPlan>),
+    /// The gradient of those matrices.
+    GroupedGrad(GroupedGradPlan),
     /// Products whose blocks feed a reduce-scatter.
     Fused(FusedPlan),
     /// A plain collective.
@@ -54,6 +67,28 @@ pub(crate) struct Gemm {
     pub(crate) swapped: bool,
 }
 
+/// A product of ragged groups of rows: its batch is the experts.
+#[derive(Debug)]
+pub(crate) struct GroupedPlan {
+    pub(crate) gemm: Gemm,
+    pub(crate) grouped: Grouped,
+}
+
+/// The gradient of experts' matrices of `features` (rows, columns).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupedGradPlan {
+    pub(crate) grouped: Grouped,
+    pub(crate) features: (usize, usize),
+}
+
+impl GroupedGradPlan {
+    /// Floats that one expert's product needs, however many rows it gets: of each thread, and shared.
+    fn scratch(&self, machine: &Machine) -> [usize; 2] {
+        let rows = self.grouped.groups * self.grouped.rows;
+        GemmPlan::most_scratch_of_rows(rows, self.features.1, machine)
+    }
+}
+
 /// Which operand holds row indices, and below what they must stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IndexCheck {
@@ -77,7 +112,7 @@ pub(crate) struct Preparation<'s> {
     pub(crate) machine: &'s Machine,
     pub(crate) compiled: &'s Compiled,
     pub(crate) code: &'s Jit,
-    pub(crate) scales: &'s HashMap<String, f64>,
+    pub(crate) units: &'s HashMap<String, Unit>,
 }
 
 impl Preparation<'_> {
@@ -127,22 +162,26 @@ impl Preparation<'_> {
             return Ok(Prepared::Gemm(Box::new(self.gemm(step, contraction)?)));
         }
         let shape = |operand: usize| program.buffers[compute.reads[operand]].shape.as_slice();
-        if is_unit(compute, UnitKind::Attention) {
-            return Ok(Prepared::Attention {
-                shape: attention_shape(step, shape(0))?,
-                scale: self.scale(compute),
+        let buffer = |id: usize| program.buffers[id].shape.as_slice();
+        if let Some(unit) = self.unit(compute).filter(|unit| NATIVE.contains(&unit.kind)) {
+            let scores = scores_of(unit);
+            let q = || attention_shape(step, shape(0));
+            return Ok(match unit.kind {
+                UnitKind::Attention => Prepared::Attention { shape: q()?, scores },
+                UnitKind::AttentionGrad => Prepared::AttentionGrad { shape: q()?, scores },
+                UnitKind::AttentionPaged => {
+                    let cache =
+                        CacheShape { blocks: shape(3)[0] as usize, table_width: shape(5)[1] as usize };
+                    Prepared::AttentionPaged { shape: q()?, cache, scores }
+                }
+                UnitKind::Route => Prepared::Route(routing(unit, shape(0), buffer(compute.writes[0]))),
+                UnitKind::Grouped => self.grouped(unit, shape(0), shape(1))?,
+                _ => {
+                    let grouped = grouped_extents(shape(0), buffer(compute.writes[0])[1]);
+                    let features = (extent(shape(1), 3), extent(shape(0), 3));
+                    Prepared::GroupedGrad(GroupedGradPlan { grouped, features })
+                }
             });
-        }
-        if is_unit(compute, UnitKind::AttentionGrad) {
-            return Ok(Prepared::AttentionGrad {
-                shape: attention_shape(step, shape(0))?,
-                scale: self.scale(compute),
-            });
-        }
-        if is_unit(compute, UnitKind::AttentionPaged) {
-            let cache = CacheShape { blocks: shape(3)[0] as usize, table_width: shape(5)[1] as usize };
-            let scale = self.scale(compute);
-            return Ok(Prepared::AttentionPaged { shape: attention_shape(step, shape(0))?, cache, scale });
         }
         let symbol = compute.kernel.as_deref().unwrap_or_default();
         let checks = if is_unit(compute, UnitKind::Lookup) {
@@ -160,9 +199,31 @@ impl Preparation<'_> {
         }))
     }
 
-    fn scale(&self, compute: &Compute) -> f32 {
-        let symbol = compute.kernel.as_deref().unwrap_or_default();
-        self.scales.get(symbol).copied().unwrap_or(1.0) as f32
+    /// All experts' matrices as a batch; the rows of each are known when the offsets are.
+    fn grouped(&self, unit: &Unit, x: &[u64], w: &[u64]) -> Result<Prepared, Error> {
+        let (depth, experts) = (extent(x, 3), extent(w, 0) * extent(w, 1));
+        let cols = extent(w, if unit.transposed { 3 } else { 2 });
+        let (by_col, by_depth) = if unit.transposed { (1, cols) } else { (depth, 1) };
+        let rows = extent(x, 0) * extent(x, 1) * extent(x, 2);
+        let dim = |extent: usize, [a, b, c]: [usize; 3]| Dim {
+            extent,
+            a: a as isize,
+            b: b as isize,
+            c: c as isize,
+        };
+        let contraction = kernels::Contraction {
+            batch: vec![dim(experts, [0, cols * depth, 0])],
+            m: vec![dim(rows, [depth, 0, cols])],
+            n: vec![dim(cols, [0, by_col, 1])],
+            k: vec![dim(depth, [1, by_depth, 0])],
+        };
+        let plan = GemmPlan::ragged(&contraction, self.machine)?;
+        let gemm = Gemm { plan, swapped: false };
+        Ok(Prepared::Grouped(Box::new(GroupedPlan { gemm, grouped: grouped_extents(x, w[1]) })))
+    }
+
+    fn unit(&self, compute: &Compute) -> Option<&Unit> {
+        self.units.get(compute.kernel.as_deref()?)
     }
 
     fn gemm(&self, step: &Step, contraction: &Contraction) -> Result<Gemm, Error> {
@@ -201,6 +262,40 @@ impl Preparation<'_> {
         }
         Ok(plan)
     }
+}
+
+/// The module's units, by symbol.
+pub(crate) fn units(module: &Module<'_>) -> HashMap<String, Unit> {
+    let all = functions(module.op()).into_iter();
+    all.filter_map(|function| Some((function.name(), unit_of(function)?))).collect()
+}
+
+/// How an attention unit makes its scores.
+fn scores_of(unit: &Unit) -> Scores {
+    Scores {
+        scale: unit.scale.unwrap_or(1.0) as f32,
+        cap: unit.softcap.map(|cap| cap as f32),
+        window: unit.window,
+    }
+}
+
+fn extent(shape: &[u64], dimension: usize) -> usize {
+    shape.get(dimension).map_or(1, |&extent| extent as usize)
+}
+
+fn routing(unit: &Unit, scores: &[u64], rows: &[u64]) -> Routing {
+    Routing {
+        tokens: extent(scores, 0),
+        experts: extent(scores, 1),
+        k: unit.top_k.unwrap_or(1) as usize,
+        groups: extent(rows, 0),
+        slots: extent(rows, 1),
+        rows: extent(rows, 2),
+    }
+}
+
+fn grouped_extents(x: &[u64], experts: u64) -> Grouped {
+    Grouped { groups: extent(x, 0), slots: extent(x, 1), rows: extent(x, 2), experts: experts as usize }
 }
 
 fn attention_shape(step: &Step, q: &[u64]) -> Result<AttentionShape, Error> {
@@ -298,20 +393,33 @@ fn computes(schedule: &Schedule) -> impl Iterator<Item = (&Program, &Step, &Comp
 }
 
 /// Units that have generated kernels.
-const NATIVE: [UnitKind; 3] = [UnitKind::Attention, UnitKind::AttentionGrad, UnitKind::AttentionPaged];
+const NATIVE: [UnitKind; 6] = [
+    UnitKind::Attention,
+    UnitKind::AttentionGrad,
+    UnitKind::AttentionPaged,
+    UnitKind::Route,
+    UnitKind::Grouped,
+    UnitKind::GroupedGrad,
+];
 
-/// Everything that generated code needs besides the module's functions: attention for these head sizes.
-pub(crate) fn head_dims(schedule: &Schedule) -> Vec<usize> {
-    let mut dims = Vec::new();
+/// Those of them that are attention.
+const ATTENTION: [UnitKind; 3] = [UnitKind::Attention, UnitKind::AttentionGrad, UnitKind::AttentionPaged];
+
+/// Everything that generated code needs besides the module's functions: attention for these heads.
+pub(crate) fn heads(schedule: &Schedule, units: &HashMap<String, Unit>) -> Vec<Heads> {
+    let mut all = Vec::new();
     for (program, step, compute) in computes(schedule) {
-        if NATIVE.iter().any(|&kind| is_unit(compute, kind))
+        let unit = compute.kernel.as_ref().and_then(|symbol| units.get(symbol));
+        if let Some(unit) = unit.filter(|unit| ATTENTION.contains(&unit.kind))
             && let Ok(shape) = attention_shape(step, &program.buffers[compute.reads[0]].shape)
-            && !dims.contains(&shape.head_dim)
         {
-            dims.push(shape.head_dim);
+            let heads = Heads { dim: shape.head_dim, capped: scores_of(unit).cap.is_some() };
+            if !all.contains(&heads) {
+                all.push(heads);
+            }
         }
     }
-    dims
+    all
 }
 
 /// Symbols of the functions that the schedule's steps call as compiled kernels, each once.
@@ -341,7 +449,7 @@ fn every(prepared: &[Vec<Option<Prepared>>]) -> impl Iterator<Item = &Prepared> 
 }
 
 /// Floats of scratch that any product, attention or kernel needs on one thread.
-pub(crate) fn scratch_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
+pub(crate) fn scratch_floats(prepared: &[Vec<Option<Prepared>>], machine: &Machine) -> usize {
     let product = |gemm: &Gemm| match gemm.plan.batches() {
         0 | 1 => gemm.plan.packed_workspace_len(),
         _ => gemm.plan.workspace_len(),
@@ -349,17 +457,20 @@ pub(crate) fn scratch_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
     let step = |step: &Prepared| match step {
         Prepared::AttentionGrad { shape, .. } => shape.backward_scratch_len(),
         Prepared::Kernel(kernel) => kernel.needs.workspace.div_ceil(4),
+        Prepared::GroupedGrad(grouped) => grouped.scratch(machine)[0],
         other => products(Some(other)).iter().map(product).max().unwrap_or(0),
     };
     every(prepared).map(step).max().unwrap_or(0)
 }
 
 /// Floats that a device's threads share within a step: second operands of products, packed on the way.
-pub(crate) fn shared_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
+pub(crate) fn shared_floats(prepared: &[Vec<Option<Prepared>>], machine: &Machine) -> usize {
     let whole = |gemm: &Gemm| gemm.plan.packed_b_len().next_multiple_of(16);
     let step = |step: &Prepared| match step {
         Prepared::Fused(fused) => fused.products.iter().map(whole).sum(),
         Prepared::Gemm(gemm) => gemm.plan.panels_len(gemm.plan.panel_group()),
+        Prepared::Grouped(grouped) => grouped.gemm.plan.panels_len(grouped.gemm.plan.panels()),
+        Prepared::GroupedGrad(grouped) => grouped.scratch(machine)[1],
         _ => 0,
     };
     every(prepared).map(step).max().unwrap_or(0)
@@ -386,11 +497,6 @@ pub(crate) fn stack_entries(prepared: &[Vec<Option<Prepared>>]) -> usize {
         })
         .max()
         .unwrap_or(0)
-}
-
-/// Compiles the kernels that the schedule needs into `jit`.
-pub(crate) fn emit_kernels(schedule: &Schedule, jit: &mut kernels::JitBuilder) -> Result<(), Error> {
-    Ok(Kernels::emit(jit, &head_dims(schedule))?)
 }
 
 #[cfg(test)]

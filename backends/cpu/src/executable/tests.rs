@@ -1,6 +1,9 @@
 //! Schedules written by hand, for what small programs do not reach on their own.
 
-use t3c_ir::Context;
+use t3c_ir::{
+    Context, TensorType,
+    units::{Unit, ensure},
+};
 use t3c_schedule::{
     Algorithm, Axis, Buffer, Collective, CollectiveKind, Compute, Consume, Contraction, Element, Grid,
     Program, Reduction, SCHEMA, Schedule, Step, StepKind, Work,
@@ -210,4 +213,132 @@ fn threads_and_packed_weights_change_no_bit_and_new_weights_are_packed_again() {
     assert!(results.iter().all(|result| *result == results[0]));
     assert_eq!(results[0][0], results[0][2]);
     assert_ne!(results[0][0], results[0][1]);
+}
+
+/// A program of one unit, its arguments called `in/<i>` and its results `out/<i>`, run on `inputs`.
+fn run_unit(unit: &Unit, inputs: &[Vec<u8>], threads: usize) -> Vec<Vec<u8>> {
+    let context = Context::new();
+    let types = |types: &[TensorType]| types.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let (arguments, results) = (types(&unit.arguments), types(&unit.results));
+    let list = |role: &str, types: &[String]| -> Vec<String> {
+        types.iter().enumerate().map(|(i, r#type)| format!("%{role}{i}: {type}")).collect()
+    };
+    let empty: String =
+        results.iter().enumerate().map(|(i, r#type)| format!("%r{i} = tensor.empty() : {type}\n")).collect();
+    let values: Vec<String> = (0..results.len()).map(|i| format!("%r{i}")).collect();
+    let text = format!(
+        "func.func @main({}) -> ({}) {{\n{empty}return {} : {}\n}}",
+        list("a", &arguments).join(", "),
+        results.join(", "),
+        values.join(", "),
+        results.join(", ")
+    );
+    let module = context.parse(&text, "unit.mlir").expect("a module");
+    let symbol = ensure(module.op(), unit).expect("a unit");
+    let buffers: Vec<Buffer> = unit.arguments.iter().chain(&unit.results).map(typed_buffer).collect();
+    let (reads, writes) =
+        ((0..arguments.len()).collect(), (arguments.len()..buffers.len()).collect::<Vec<_>>());
+    let work = Work::Unit { name: unit.kind.name().into(), flops: 1 };
+    let compute = Compute { work, kernel: Some(symbol), reads, writes: writes.clone() };
+    let mut schedule = schedule(&[], buffers, 0, vec![StepKind::Compute(compute)]);
+    schedule.programs[0].arguments = (0..arguments.len()).collect();
+    schedule.programs[0].results = writes;
+    let options = Options { threads, ..Options::default() };
+    let mut executable = Executable::new(&context, &module, &schedule, options).expect("native code");
+    let mut state = executable.state();
+    for (port, bytes) in executable.arguments().to_vec().iter().zip(inputs) {
+        state.set(&port.name, &port.r#type, &port.split, bytes).expect("an input");
+    }
+    executable.run(&mut state).expect("a run");
+    (0..results.len()).map(|i| state.get(&format!("out/{i}")).expect("a result").1).collect()
+}
+
+fn typed_buffer(r#type: &TensorType) -> Buffer {
+    Buffer { name: String::new(), element: r#type.element, shape: r#type.shape.clone() }
+}
+
+fn bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn ints(values: &[i32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+fn numbers(count: usize, seed: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i * 7919 + seed) % 97) as f32 / 97.0 - 0.5).collect()
+}
+
+/// Two groups and two slots of two experts with seven rows each.
+const OFFSETS: [i32; 12] = [0, 3, 5, 0, 0, 7, 0, 1, 1, 0, 4, 6];
+const P: usize = 2;
+const S: usize = 2;
+const C: usize = 7;
+const L: usize = 2;
+const D: usize = 20;
+const F: usize = 33;
+
+/// For each row of each place, its expert over all slots.
+fn expert_of(place: usize, row: usize) -> Option<usize> {
+    let offsets = &OFFSETS[place * (L + 1)..][..L + 1];
+    let local = (0..L).find(|&local| (offsets[local]..offsets[local + 1]).contains(&(row as i32)));
+    local.map(|local| place % S * L + local)
+}
+
+#[test]
+fn each_row_is_multiplied_by_its_experts_matrix() {
+    let tensor = |shape: [usize; 4]| TensorType::new(shape.map(|extent| extent as u64), Element::F32);
+    let (x, w) = (numbers(P * S * C * D, 1), numbers(S * L * F * D, 2));
+    let plain = Unit::grouped(&tensor([P, S, C, D]), &tensor([S, L, F, D]), 1);
+    let transposed = Unit::grouped_transposed(&tensor([P, S, C, D]), &tensor([S, L, D, F]), 1);
+    let mut across = vec![0.0; w.len()];
+    for index in 0..w.len() {
+        let (expert, f, d) = (index / (F * D), index / D % F, index % D);
+        across[(expert * D + d) * F + f] = w[index];
+    }
+    for (unit, w_bytes) in [(plain, bytes(&w)), (transposed, bytes(&across))] {
+        let inputs = [bytes(&x), w_bytes, ints(&OFFSETS)];
+        let outputs = [1, 3].map(|threads| run_unit(&unit, &inputs, threads).remove(0));
+        assert_eq!(outputs[0], outputs[1]);
+        for (index, y) in floats(&outputs[0]).into_iter().enumerate() {
+            let (place, row, f) = (index / (C * F), index / F % C, index % F);
+            let x = &x[(place * C + row) * D..][..D];
+            let expected: f32 = expert_of(place, row).map_or(0.0, |expert| {
+                x.iter().zip(&w[(expert * F + f) * D..][..D]).map(|(x, w)| x * w).sum()
+            });
+            assert!((y - expected).abs() < 1e-5, "{index}: {y}, expected {expected}");
+        }
+    }
+}
+
+#[test]
+fn experts_gradients_sum_their_rows() {
+    let tensor = |shape: [usize; 4]| TensorType::new(shape.map(|extent| extent as u64), Element::F32);
+    let (x, dy) = (numbers(P * S * C * D, 1), numbers(P * S * C * F, 2));
+    let unit = Unit::grouped_grad(&tensor([P, S, C, D]), &tensor([P, S, C, F]), L as u64);
+    let dw = run_unit(&unit, &[bytes(&x), bytes(&dy), ints(&OFFSETS)], 2).remove(0);
+    for (index, dw) in floats(&dw).into_iter().enumerate() {
+        let (expert, f, d) = (index / (F * D), index / D % F, index % D);
+        let rows = (0..P * S * C).filter(|row| expert_of(row / C, row % C) == Some(expert));
+        let expected: f32 = rows.map(|row| x[row * D + d] * dy[row * F + f]).sum();
+        assert!((dw - expected).abs() < 1e-5, "{index}: {dw}, expected {expected}");
+    }
+}
+
+#[test]
+fn ids_of_any_rank_look_rows_up_and_scatter_gradients() {
+    let (table, ids) = (TensorType::new([5, 3], Element::F32), TensorType::new([2, 2], Element::I32));
+    let rows =
+        run_unit(&Unit::lookup(&table, &ids), &[bytes(&numbers(15, 3)), ints(&[4, 0, 4, 2])], 1).remove(0);
+    let of_row = |row: usize| numbers(15, 3)[3 * row..3 * row + 3].to_vec();
+    assert_eq!(floats(&rows), [of_row(4), of_row(0), of_row(4), of_row(2)].concat());
+    let dout = TensorType::new([2, 2, 3], Element::F32);
+    let unit = Unit::lookup_grad(&ids, &dout, 5);
+    let gradient = run_unit(&unit, &[ints(&[4, 0, 4, 2]), rows], 1).remove(0);
+    let twice: Vec<f32> = of_row(4).iter().map(|value| value + value).collect();
+    assert_eq!(floats(&gradient), [of_row(0), vec![0.0; 3], of_row(2), vec![0.0; 3], twice].concat());
 }

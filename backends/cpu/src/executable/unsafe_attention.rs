@@ -7,8 +7,8 @@ use super::{
 use crate::{
     Error,
     kernels::{
-        AttentionGradients, AttentionInputs, AttentionShape, Cache, CacheShape, PackedTree, Pages,
-        raw::attention::parts,
+        AttentionGradients, AttentionInputs, AttentionKernels, AttentionShape, Cache, CacheShape, Heads,
+        PackedTree, Pages, Scores, raw::attention::parts,
     },
 };
 
@@ -25,6 +25,10 @@ impl Local<'_> {
 }
 
 impl Worker<'_> {
+    fn attention_kernels(&self, shape: &AttentionShape, scores: Scores) -> Option<&AttentionKernels> {
+        self.executable.kernels.attention(Heads { dim: shape.head_dim, capped: scores.cap.is_some() })
+    }
+
     fn inputs(&self, instance: &Instance) -> AttentionInputs {
         let [q, k, v] = [0, 1, 2].map(|operand| self.floats(instance.reads[operand]).cast_const());
         AttentionInputs { q, k, v }
@@ -33,12 +37,12 @@ impl Worker<'_> {
     pub(super) fn attention(
         &self,
         shape: &AttentionShape,
-        scale: f32,
+        scores: Scores,
         instance: &Instance,
         location: &dyn Fn() -> String,
     ) -> Result<(), Error> {
-        let Some(kernels) = self.executable.kernels.attention(shape.head_dim) else { return Ok(()) };
-        let tree = self.tree(shape, scale, instance, location)?;
+        let Some(kernels) = self.attention_kernels(shape, scores) else { return Ok(()) };
+        let tree = self.tree(shape, scores, instance, location)?;
         let parts = parts(shape, self.team.threads());
         let (local, shared) = (self.local, Shared((self.inputs(instance), self.floats(instance.writes[0]))));
         self.team.run(parts.len(), &|part, thread| {
@@ -53,14 +57,15 @@ impl Worker<'_> {
     pub(super) fn attention_grad(
         &self,
         shape: &AttentionShape,
-        scale: f32,
+        scores: Scores,
         instance: &Instance,
         location: &dyn Fn() -> String,
     ) -> Result<(), Error> {
-        let Some(kernels) = self.executable.kernels.attention(shape.head_dim) else { return Ok(()) };
-        let tree = self.tree(shape, scale, instance, location)?;
+        let Some(kernels) = self.attention_kernels(shape, scores) else { return Ok(()) };
+        let tree = self.tree(shape, scores, instance, location)?;
         let [dq, dk, dv] = [0, 1, 2].map(|result| self.floats(instance.writes[result]));
-        let gradients = AttentionGradients { dout: self.floats(instance.reads[4]), dq, dk, dv };
+        let gradients =
+            AttentionGradients { dout: self.floats(instance.reads[instance.reads.len() - 1]), dq, dk, dv };
         let (local, shared) = (self.local, Shared((self.inputs(instance), gradients)));
         self.team.run(shape.kv_heads, &|head, thread| {
             let (inputs, gradients) = shared.get();
@@ -74,7 +79,7 @@ impl Worker<'_> {
     fn tree<'t>(
         &'t self,
         shape: &AttentionShape,
-        scale: f32,
+        scores: Scores,
         instance: &Instance,
         location: &dyn Fn() -> String,
     ) -> Result<PackedTree<'t>, Error> {
@@ -82,24 +87,31 @@ impl Worker<'_> {
         shape
             .check_tree(subtree_end)
             .map_err(|source| Error::Tokens { location: location(), problem: source.to_string() })?;
-        Ok(PackedTree { shape: *shape, subtree_end, scale })
+        // A window needs positions, which follow.
+        let position = scores.window.map_or(&[][..], |_| self.ints(instance.reads[4]));
+        if scores.window.is_some() {
+            shape
+                .check_positions(subtree_end, position)
+                .map_err(|source| Error::Tokens { location: location(), problem: source.to_string() })?;
+        }
+        Ok(PackedTree { shape: *shape, subtree_end, position, scores })
     }
 
     pub(super) fn attention_paged(
         &self,
         shape: &AttentionShape,
         cache_shape: CacheShape,
-        scale: f32,
+        scores: Scores,
         instance: &Instance,
         location: &dyn Fn() -> String,
     ) -> Result<(), Error> {
-        let Some(kernels) = self.executable.kernels.attention(shape.head_dim) else { return Ok(()) };
+        let Some(kernels) = self.attention_kernels(shape, scores) else { return Ok(()) };
         let (table, position) = (self.ints(instance.reads[5]), self.ints(instance.reads[6]));
         cache_shape
             .check(shape, table, position)
             .map_err(|source| Error::Tokens { location: location(), problem: source.to_string() })?;
         let cache = Cache { k: self.floats(instance.reads[3]), v: self.floats(instance.reads[4]) };
-        let pages = Pages { shape: *shape, cache: cache_shape, block_table: table, position, scale };
+        let pages = Pages { shape: *shape, cache: cache_shape, block_table: table, position, scores };
         let (inputs, out) = (self.inputs(instance), self.floats(instance.writes[0]));
         // SAFETY: the tables passed the check, and the caches are written by this worker alone.
         unsafe { kernels.write_cache(&pages, inputs, cache, 0..shape.tokens) };

@@ -16,10 +16,10 @@ use crate::{
 };
 
 /// The packed second operand of a product, whole.
-type PackedB = *const f32;
+pub(super) type PackedB = *const f32;
 
 impl<'a> Local<'a> {
-    fn task<'t>(&self, region: &'t Region, output: Output, thread: usize) -> Task<'t>
+    pub(super) fn task<'t>(&self, region: &'t Region, output: Output, thread: usize) -> Task<'t>
     where
         'a: 't,
     {
@@ -45,13 +45,13 @@ impl Worker<'_> {
         }
     }
 
-    fn operands(&self, gemm: &Gemm, reads: &[ValueId]) -> (*const f32, *const f32) {
+    pub(super) fn operands(&self, gemm: &Gemm, reads: &[ValueId]) -> (*const f32, *const f32) {
         let (a, b) = if gemm.swapped { (reads[1], reads[0]) } else { (reads[0], reads[1]) };
         (self.floats(a), self.floats(b))
     }
 
     /// The weight of product `number`, where it was packed ahead.
-    fn packed(&self, instance: &Instance, number: usize) -> Option<PackedB> {
+    pub(super) fn packed(&self, instance: &Instance, number: usize) -> Option<PackedB> {
         let pack = (*instance.packed.get(number)?)?;
         Some(self.memory.packed[pack])
     }
@@ -91,11 +91,11 @@ impl Worker<'_> {
     }
 
     /// One product whose second operand the team packs, as many panels at a time as the shared memory holds.
-    fn grouped_product(&self, plan: &GemmPlan, (a, b): (*const f32, *const f32), output: Output) {
+    pub(super) fn grouped_product(&self, plan: &GemmPlan, (a, b): (*const f32, *const f32), output: Output) {
         let (panels, group) = (plan.panels(), plan.panel_group().max(1));
         for first in (0..panels).step_by(group) {
             let group = first..panels.min(first + group);
-            self.pack_panels(plan, b, self.memory.shared, group.clone());
+            self.pack_panels(plan, b, self.memory.shared, (0, group.clone()));
             let region = Region { cols: plan.panel_columns(group), ..plan.whole() };
             let parts = plan.parts(&region, self.team.threads());
             let (local, shared) = (self.local, Shared((a, self.memory.shared, output)));
@@ -108,8 +108,14 @@ impl Worker<'_> {
         }
     }
 
-    /// Packs panels of a product of one batch entry one after the other.
-    fn pack_panels(&self, plan: &GemmPlan, b: *const f32, to: *mut f32, panels: Range<usize>) {
+    /// Packs panels of a batch entry one after the other.
+    pub(super) fn pack_panels(
+        &self,
+        plan: &GemmPlan,
+        b: *const f32,
+        to: *mut f32,
+        (batch, panels): (usize, Range<usize>),
+    ) {
         let (local, shared) = (self.local, Shared((b, to)));
         // A few panels a part: finding one takes less time than packing it.
         const STEP: usize = 4;
@@ -119,7 +125,7 @@ impl Worker<'_> {
             let part = start..panels.end.min(start + STEP);
             let to = to.wrapping_add(plan.panels_len(start - panels.start));
             // SAFETY: the operand's place holds it, and the panels have room at their place in `to`.
-            unsafe { plan.pack_panels(local.executable.kernels.gemm(), b, to, 0, part) };
+            unsafe { plan.pack_panels(local.executable.kernels.gemm(), b, to, batch, part) };
         });
     }
 
@@ -149,7 +155,7 @@ impl Worker<'_> {
             let packed = self.packed(instance, number).unwrap_or_else(|| {
                 let to = shared;
                 shared = shared.wrapping_add(gemm.plan.packed_b_len().next_multiple_of(16));
-                self.pack_panels(&gemm.plan, b, to, 0..gemm.plan.panels());
+                self.pack_panels(&gemm.plan, b, to, (0, 0..gemm.plan.panels()));
                 to.cast_const()
             });
             operands.push((a, packed));

@@ -165,13 +165,21 @@ impl Worker<'_> {
                 self.kernel(kernel, instance);
                 Ok(())
             }
-            Some(Prepared::Attention { shape, scale }) => self.attention(shape, *scale, instance, &location),
-            Some(Prepared::AttentionGrad { shape, scale }) => {
-                self.attention_grad(shape, *scale, instance, &location)
+            Some(Prepared::Attention { shape, scores }) => {
+                self.attention(shape, *scores, instance, &location)
             }
-            Some(Prepared::AttentionPaged { shape, cache, scale }) => {
-                self.attention_paged(shape, *cache, *scale, instance, &location)
+            Some(Prepared::AttentionGrad { shape, scores }) => {
+                self.attention_grad(shape, *scores, instance, &location)
             }
+            Some(Prepared::AttentionPaged { shape, cache, scores }) => {
+                self.attention_paged(shape, *cache, *scores, instance, &location)
+            }
+            Some(Prepared::Route(routing)) => {
+                self.route(routing, instance);
+                Ok(())
+            }
+            Some(Prepared::Grouped(grouped)) => self.grouped(grouped, instance, &location),
+            Some(Prepared::GroupedGrad(grouped)) => self.grouped_grad(grouped, instance, &location),
             Some(Prepared::Fused(fused)) => self.fused(key, fused, instance),
             Some(Prepared::Exchange(exchange)) => {
                 self.exchange(exchange, instance.reads[0], instance.writes[0])

@@ -11,6 +11,33 @@ pub const MAX_HEAD_DIM: usize = 512;
 /// Positions in one block of a cache.
 pub const CACHE_BLOCK: usize = 16;
 
+/// What attention kernels are generated for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Heads {
+    /// Floats of a head.
+    pub dim: usize,
+    /// Whether scores are capped.
+    pub capped: bool,
+}
+
+/// How scores are made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scores {
+    /// Multiplies q · k.
+    pub scale: f32,
+    /// Bends a scaled score s to `cap · tanh(s / cap)`.
+    pub cap: Option<f32>,
+    /// A token sees positions less than so many before its own.
+    pub window: Option<u64>,
+}
+
+impl Scores {
+    /// Scaled only.
+    pub fn scaled(scale: f32) -> Self {
+        Self { scale, cap: None, window: None }
+    }
+}
+
 /// Extents of one attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttentionShape {
@@ -60,9 +87,30 @@ impl AttentionShape {
         Ok(())
     }
 
+    /// Checks that positions grow along every path of a packed tree, which a window relies on.
+    ///
+    /// # Errors
+    /// The first token that is not after its parent.
+    pub fn check_positions(&self, subtree_end: &[i32], position: &[i32]) -> Result<(), TreeError> {
+        if position.len() != self.tokens {
+            return Err(TreeError::Length { tokens: self.tokens, entries: position.len() });
+        }
+        let mut path: Vec<usize> = Vec::new();
+        for token in 0..self.tokens {
+            while path.last().is_some_and(|&last| subtree_end[last] as usize <= token) {
+                path.pop();
+            }
+            if path.last().is_some_and(|&parent| position[parent] >= position[token]) {
+                return Err(TreeError::Position { token, position: position[token] });
+            }
+            path.push(token);
+        }
+        Ok(())
+    }
+
     /// Floats of scratch memory for the backward kernel.
     pub fn backward_scratch_len(&self) -> usize {
-        2 * self.tokens.next_multiple_of(super::emit::attention::BLOCK)
+        3 * self.tokens.next_multiple_of(super::emit::attention::BLOCK)
     }
 }
 
@@ -76,6 +124,14 @@ pub enum TreeError {
         tokens: usize,
         /// Entries of `subtree_end`.
         entries: usize,
+    },
+    /// A token is not after its parent.
+    #[error("token {token} is at position {position}, not after its parent")]
+    Position {
+        /// The token.
+        token: usize,
+        /// Its position.
+        position: i32,
     },
     /// A subtree ends before its root or after the one around it.
     #[error("the subtree of token {token} ends at {end}, not after {token} and by {most}")]

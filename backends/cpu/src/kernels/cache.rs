@@ -62,13 +62,27 @@ pub struct Blocking {
 /// Largest packed copy of B that a product makes for itself, in bytes.
 const MAX_PACKED_B: usize = 64 << 20;
 
+/// Terms that one pass sums at most, before rounding to the unrolled loop.
+const LONGEST_PASS: usize = 1024;
+
+/// No packed block of A has more floats, whatever the product.
+pub(super) fn largest_block(machine: &Machine) -> usize {
+    let kc = LONGEST_PASS + machine.tile.unroll;
+    (machine.caches.l2 * 3 / 8 / 4).max(machine.tile.rows * kc)
+}
+
+/// No group of packed panels of B has more floats where at most `k` terms are summed.
+pub(super) fn largest_group(machine: &Machine, k: usize) -> usize {
+    (MAX_PACKED_B / 4).max(machine.tile_columns() * k)
+}
+
 /// Block sizes for a product that sums `k` terms.
 pub fn blocking(machine: &Machine, k: usize) -> Blocking {
     let (mr, nr, l2) = (machine.tile.rows, machine.tile_columns(), machine.caches.l2);
     // kc × nr × 4 ≤ a quarter of L2: a panel of B comes from there for every mr rows, in order and
     // without a stall. Long sums pay, since each pass reads and writes C again, up to the length
     // where that no longer shows.
-    let most = (l2 / 4 / (4 * nr)).clamp(64, 1024);
+    let most = (l2 / 4 / (4 * nr)).clamp(64, LONGEST_PASS);
     // Equal blocks, so that no short one is left over.
     let kc = k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(machine.tile.unroll).max(1);
     // mc × kc × 4 ≤ 3/8 of L2: a block of A stays there while all of B passes.

@@ -86,13 +86,18 @@ impl Offsets {
                 .collect::<Option<Vec<_>>>()
                 .ok_or_else(overflow)?;
         }
+        Ok(Self::of_list(offsets))
+    }
+
+    /// Any offsets.
+    pub(super) fn of_list(offsets: Vec<i64>) -> Self {
         let mut runs = vec![1; offsets.len()];
         for i in (1..offsets.len()).rev() {
             if offsets[i] == offsets[i - 1] + 1 {
                 runs[i - 1] = runs[i] + 1;
             }
         }
-        Ok(Offsets { offsets, runs })
+        Offsets { offsets, runs }
     }
 
     /// The collapsed extent.

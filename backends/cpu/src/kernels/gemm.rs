@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use super::cache::{Blocking, blocking};
+use super::cache::{Blocking, blocking, largest_block, largest_group};
 use super::contraction::Offsets;
 use super::{Contraction, Error, Machine};
 
@@ -104,8 +104,19 @@ pub struct GemmPlan {
 impl GemmPlan {
     /// Plans `contraction` for kernels of `machine`.
     pub fn new(contraction: &Contraction, machine: &Machine) -> Result<Self, Error> {
+        for dim in &contraction.batch {
+            if dim.c == 0 && dim.extent > 1 {
+                return Err(Error::AliasedOutput(dim.extent));
+            }
+        }
+        Self::ragged(contraction, machine)
+    }
+
+    /// As [`GemmPlan::new`], where entries of the batch may write the same C: whoever runs it gives each entry
+    /// rows of its own.
+    pub fn ragged(contraction: &Contraction, machine: &Machine) -> Result<Self, Error> {
         let Contraction { batch, m, n, k } = contraction;
-        for dim in batch.iter().chain(m).chain(n) {
+        for dim in m.iter().chain(n) {
             if dim.c == 0 && dim.extent > 1 {
                 return Err(Error::AliasedOutput(dim.extent));
             }
@@ -129,6 +140,29 @@ impl GemmPlan {
         };
         plan.check_sizes()?;
         Ok(plan)
+    }
+
+    /// The product of some rows of two matrices of `m` and `n` columns: `C[i, j] = Σ_r A[r, i] · B[r, j]`, summed
+    /// in the order of `rows`.
+    pub fn of_rows(rows: &[usize], (m, n): (usize, usize), machine: &Machine) -> Result<Self, Error> {
+        let matrix = Contraction::matrix(m, n, 0, true, false);
+        let mut plan = Self::new(&matrix, machine)?;
+        let offsets = |columns: usize| -> Result<Offsets, Error> {
+            let at = |&row: &usize| row.checked_mul(columns).and_then(|at| i64::try_from(at).ok());
+            let list = rows.iter().map(at).collect::<Option<_>>();
+            list.map(Offsets::of_list).ok_or(Error::Overflow("rows"))
+        };
+        (plan.a_k, plan.b_k) = (offsets(m)?, offsets(n)?);
+        plan.blocking = blocking(machine, rows.len());
+        plan.check_sizes()?;
+        Ok(plan)
+    }
+
+    /// Floats that a product of at most `rows` rows, with `n` columns, may need: of each thread, and for the packed
+    /// panels of a group.
+    pub fn most_scratch_of_rows(rows: usize, n: usize, machine: &Machine) -> [usize; 2] {
+        let nr = machine.tile_columns();
+        [largest_block(machine), largest_group(machine, rows).min(n.div_ceil(nr) * nr * rows)]
     }
 
     fn check_sizes(&self) -> Result<(), Error> {

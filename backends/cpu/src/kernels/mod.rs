@@ -14,6 +14,7 @@ mod cache;
 mod contraction;
 pub mod emit;
 mod error;
+pub mod experts;
 pub mod gemm;
 mod isa;
 mod names;
@@ -24,7 +25,7 @@ pub mod reference;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-pub use attention::{AttentionShape, CacheError, CacheShape, TreeError};
+pub use attention::{AttentionShape, CacheError, CacheShape, Heads, Scores, TreeError};
 pub use cache::{Blocking, Caches, blocking};
 pub use contraction::{Contraction, Dim};
 pub use emit::micro::Epilogue;
@@ -42,36 +43,37 @@ pub use raw::jit::{Emit, Jit, JitBuilder};
 pub struct Kernels {
     machine: Machine,
     gemm: GemmKernels,
-    attention: BTreeMap<usize, AttentionKernels>,
+    attention: BTreeMap<Heads, AttentionKernels>,
     code: Arc<Jit>,
 }
 
 impl Kernels {
     /// Generates and compiles the kernels for `machine`: matrix products, and attention for each
-    /// of `head_dims`.
-    pub fn new(machine: &Machine, head_dims: &[usize]) -> Result<Self, Error> {
+    /// of `heads`.
+    pub fn new(machine: &Machine, heads: &[Heads]) -> Result<Self, Error> {
         let mut builder = JitBuilder::new(machine)?;
-        Self::emit(&mut builder, head_dims)?;
-        Self::from_code(machine, head_dims, Arc::new(builder.finish()?))
+        Self::emit(&mut builder, heads)?;
+        Self::from_code(machine, heads, Arc::new(builder.finish()?))
     }
 
     /// Adds the kernels' modules to `builder`, for code that is compiled with others or written out.
-    pub fn emit(builder: &mut JitBuilder, head_dims: &[usize]) -> Result<(), Error> {
+    pub fn emit(builder: &mut JitBuilder, heads: &[Heads]) -> Result<(), Error> {
         builder.add_module("t3c_gemm", names::emit_gemm)?;
-        for dim in BTreeSet::from_iter(head_dims.iter().copied()) {
-            let name = format!("t3c_attention_{dim}");
+        for heads in BTreeSet::from_iter(heads.iter().copied()) {
+            let capped = if heads.capped { "_capped" } else { "" };
+            let name = format!("t3c_attention{capped}_{}", heads.dim);
             builder.add_module(&name, |context, module, machine| {
-                names::emit_attention(context, module, machine, dim)
+                names::emit_attention(context, module, machine, heads)
             })?;
         }
         Ok(())
     }
 
     /// The kernels in `code`, into which [`Kernels::emit`] put them.
-    pub fn from_code(machine: &Machine, head_dims: &[usize], code: Arc<Jit>) -> Result<Self, Error> {
-        let attention = head_dims
+    pub fn from_code(machine: &Machine, heads: &[Heads], code: Arc<Jit>) -> Result<Self, Error> {
+        let attention = heads
             .iter()
-            .map(|&dim| Ok((dim, AttentionKernels::new(&code, dim)?)))
+            .map(|&heads| Ok((heads, AttentionKernels::new(&code, machine, heads)?)))
             .collect::<Result<_, Error>>()?;
         Ok(Kernels { gemm: GemmKernels::new(&code, machine)?, attention, machine: machine.clone(), code })
     }
@@ -86,9 +88,9 @@ impl Kernels {
         &self.gemm
     }
 
-    /// Attention for heads of `head_dim` floats, if it was asked for.
-    pub fn attention(&self, head_dim: usize) -> Option<&AttentionKernels> {
-        self.attention.get(&head_dim)
+    /// Attention of these heads, if it was asked for.
+    pub fn attention(&self, heads: Heads) -> Option<&AttentionKernels> {
+        self.attention.get(&heads)
     }
 
     /// The compiled code, with every name in it.

@@ -3,10 +3,10 @@
 use inkwell::context::Context;
 use inkwell::module::Module;
 
-use super::attention::check_head_dim;
-use super::emit::attention;
+use super::attention::{Heads, check_head_dim};
 use super::emit::micro::{Epilogue, Shape, emit_micro_kernel};
 use super::emit::pack::{emit_pack_across, emit_pack_along};
+use super::emit::{attend, attention};
 use super::{Error, Machine, RegisterTile};
 
 /// Heights of the micro-kernels: MR, then every smaller power of two for the last rows.
@@ -34,24 +34,40 @@ pub(super) fn pack_across(width: usize) -> String {
     format!("t3c_pack_f32_across_{width}")
 }
 
-pub(super) fn attend(head_dim: usize) -> String {
-    format!("t3c_attend_f32_{head_dim}")
+pub(super) fn attend(shape: attend::Shape) -> String {
+    let capped = if shape.capped { "_capped" } else { "" };
+    format!("t3c_attend_f32{capped}_{}_{}", shape.dim, shape.rows)
 }
 
-pub(super) fn attend_backward(head_dim: usize) -> String {
-    format!("t3c_attend_backward_f32_{head_dim}")
+pub(super) fn attend_keys(head_dim: usize, capped: bool) -> String {
+    let capped = if capped { "_capped" } else { "" };
+    format!("t3c_attend_keys_f32{capped}_{head_dim}")
 }
 
-/// Emits forward and backward attention for heads of `head_dim` floats.
+pub(super) fn attend_backward(head_dim: usize, capped: bool) -> String {
+    let capped = if capped { "_capped" } else { "" };
+    format!("t3c_attend_backward_f32{capped}_{head_dim}")
+}
+
+/// The attention kernels of one head size, from the one of most rows down to one row.
+pub(super) fn attend_shapes(machine: &Machine, dim: usize, capped: bool) -> Vec<attend::Shape> {
+    let heights = heights(attend::most_rows(machine)).into_iter();
+    heights.map(|rows| attend::Shape { dim, rows, capped }).collect()
+}
+
+/// Emits forward and backward attention of these heads.
 pub(super) fn emit_attention<'c>(
     context: &'c Context,
     module: &Module<'c>,
     machine: &Machine,
-    head_dim: usize,
+    Heads { dim, capped }: Heads,
 ) -> Result<(), Error> {
-    check_head_dim(head_dim)?;
-    attention::emit_attend(context, module, machine, &attend(head_dim), head_dim)?;
-    attention::emit_backward(context, module, machine, &attend_backward(head_dim), head_dim)
+    check_head_dim(dim)?;
+    attend::emit_keys(context, module, machine, &attend_keys(dim, capped), dim)?;
+    for shape in attend_shapes(machine, dim, capped) {
+        attend::emit_attend(context, module, machine, &attend(shape), shape)?;
+    }
+    attention::emit_backward(context, module, machine, &attend_backward(dim, capped), (dim, capped))
 }
 
 /// Emits every kernel of a matrix product.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::contraction::Offsets;
-use super::{AttentionShape, Contraction, Dim, Error};
+use super::{AttentionShape, Contraction, Dim, Error, Scores};
 
 /// `c = Σ a · b`, or `c += Σ a · b`, summed in f64; slices begin at the operands' lowest address.
 ///
@@ -41,23 +41,33 @@ pub fn contract(
     Ok(())
 }
 
-/// Softmax weights of one query row: (token, weight) for each token it sees, in depth order.
+/// Softmax weights of one query row: (token, weight, slope of the score by q · k) for each token it sees, in depth
+/// order.
 fn weights(
     shape: &AttentionShape,
     (q, k): (&[f32], &[f32]),
-    subtree_end: &[i32],
-    scale: f32,
+    (subtree_end, position): (&[i32], &[i32]),
+    options: &Scores,
     (token, head): (usize, usize),
-) -> Vec<(usize, f64)> {
+) -> Vec<(usize, f64, f64)> {
     let q = &q[head_row(shape, token, head)];
-    let sees = |&other: &usize| (token as i32) < subtree_end[other];
-    let scores: Vec<(usize, f64)> = (0..=token)
-        .filter(sees)
-        .map(|other| (other, f64::from(scale) * dot(q, &k[kv_row(shape, other, head)])))
-        .collect();
-    let greatest = scores.iter().map(|(_, score)| *score).fold(f64::NEG_INFINITY, f64::max);
-    let total: f64 = scores.iter().map(|(_, score)| (score - greatest).exp()).sum();
-    scores.into_iter().map(|(other, score)| (other, (score - greatest).exp() / total)).collect()
+    let sees = |&other: &usize| {
+        let distance = i64::from(position[token]) - i64::from(position[other]);
+        (token as i32) < subtree_end[other] && options.window.is_none_or(|window| distance < window as i64)
+    };
+    let score = |other: usize| {
+        let scaled = f64::from(options.scale) * dot(q, &k[kv_row(shape, other, head)]);
+        let bent = options.cap.map(f64::from).map(|cap| (cap, (scaled / cap).tanh()));
+        bent.map_or((scaled, 1.0), |(cap, bent)| (cap * bent, 1.0 - bent * bent))
+    };
+    let scores: Vec<(usize, (f64, f64))> =
+        (0..=token).filter(sees).map(|other| (other, score(other))).collect();
+    let greatest = scores.iter().map(|(_, (score, _))| *score).fold(f64::NEG_INFINITY, f64::max);
+    let total: f64 = scores.iter().map(|(_, (score, _))| (score - greatest).exp()).sum();
+    let weight = |(other, (score, bend)): (usize, (f64, f64))| {
+        (other, (score - greatest).exp() / total, bend * f64::from(options.scale))
+    };
+    scores.into_iter().map(weight).collect()
 }
 
 fn dot(x: &[f32], y: &[f32]) -> f64 {
@@ -76,18 +86,18 @@ fn kv_row(shape: &AttentionShape, token: usize, head: usize) -> Range<usize> {
     start..start + shape.head_dim
 }
 
-/// `out[i] = Σ_j softmax_j(scale · q[i] · k[j]) v[j]` over the tokens j that i sees.
+/// `out[i] = Σ_j softmax_j(scale · q[i] · k[j]) v[j]` over the tokens j that i sees; `tree` is subtree ends and positions.
 pub fn attention(
     shape: &AttentionShape,
     [q, k, v]: [&[f32]; 3],
-    subtree_end: &[i32],
-    scale: f32,
+    tree: (&[i32], &[i32]),
+    options: &Scores,
 ) -> Vec<f32> {
     let mut out = vec![0.0; q.len()];
     for token in 0..shape.tokens {
         for head in 0..shape.kv_heads * shape.group {
             let mut sum = vec![0.0f64; shape.head_dim];
-            for (other, weight) in weights(shape, (q, k), subtree_end, scale, (token, head)) {
+            for (other, weight, _) in weights(shape, (q, k), tree, options, (token, head)) {
                 for (sum, &v) in sum.iter_mut().zip(&v[kv_row(shape, other, head)]) {
                     *sum += weight * f64::from(v);
                 }
@@ -104,21 +114,21 @@ pub fn attention(
 pub fn attention_backward(
     shape: &AttentionShape,
     [q, k, v]: [&[f32]; 3],
-    subtree_end: &[i32],
-    scale: f32,
+    tree: (&[i32], &[i32]),
+    options: &Scores,
     dout: &[f32],
 ) -> [Vec<f64>; 3] {
     let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
     for token in 0..shape.tokens {
         for head in 0..shape.kv_heads * shape.group {
             let row = head_row(shape, token, head);
-            let weights = weights(shape, (q, k), subtree_end, scale, (token, head));
+            let weights = weights(shape, (q, k), tree, options, (token, head));
             let (q, dout) = (&q[row.clone()], &dout[row.clone()]);
             let slope = |other: usize| dot(dout, &v[kv_row(shape, other, head)]);
-            let mean: f64 = weights.iter().map(|&(other, weight)| weight * slope(other)).sum();
-            for &(other, weight) in &weights {
+            let mean: f64 = weights.iter().map(|&(other, weight, _)| weight * slope(other)).sum();
+            for &(other, weight, by_product) in &weights {
                 let kv = kv_row(shape, other, head);
-                let ds = weight * (slope(other) - mean) * f64::from(scale);
+                let ds = weight * (slope(other) - mean) * by_product;
                 for i in 0..shape.head_dim {
                     dq[row.start + i] += ds * f64::from(k[kv.start + i]);
                     dk[kv.start + i] += ds * f64::from(q[i]);

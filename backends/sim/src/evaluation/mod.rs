@@ -7,6 +7,7 @@
 pub mod layer;
 pub mod rows;
 pub mod sensitivity;
+pub mod speed;
 pub mod split;
 
 use t3c_schedule::{Schedule, testing::gemm_reduce_scatter_along};

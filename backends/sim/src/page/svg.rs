@@ -78,12 +78,13 @@ fn text(svg: &mut String, x: f64, y: f64, class: &str, content: &str) {
     let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" class=\"{class}\">{content}</text>");
 }
 
-fn legend(svg: &mut String, series: &[&str], y: f64) {
-    let mut x = LABELS;
+/// The names of series with their colours, in as many lines as they need; the height of those lines.
+fn legend(svg: &mut String, series: &[&str]) -> f64 {
+    let (mut x, mut y) = (LABELS, 14.0);
     for (index, name) in series.iter().enumerate() {
-        let width = 26.0 + 7.2 * name.chars().count() as f64;
-        if x + width > WIDTH {
-            break;
+        let width = 34.0 + 7.6 * name.chars().count() as f64;
+        if x + width > WIDTH && x > LABELS {
+            (x, y) = (LABELS, y + 18.0);
         }
         let colour = COLOURS[index % COLOURS.len()];
         let _ = writeln!(
@@ -94,6 +95,7 @@ fn legend(svg: &mut String, series: &[&str], y: f64) {
         text(svg, x + 15.0, y, "l", &escape(name));
         x += width;
     }
+    y
 }
 
 /// Vertical lines with their values below, and the axis's name.
@@ -118,14 +120,14 @@ pub(crate) fn dots(
     mark: f64,
 ) -> String {
     const ROW: f64 = 19.0;
-    let top = 30.0;
+    let mut names = String::new();
+    let top = legend(&mut names, series) + 16.0;
     let bottom = top + ROW * rows.len() as f64 + 6.0;
     let values = rows.iter().flat_map(|(_, values)| values.iter().copied());
     let low = values.clone().fold(mark, f64::min);
     let high = values.fold(mark, f64::max);
     let scale = Scale::new(low, high, LABELS, WIDTH - RIGHT);
-    let mut svg = open(title, bottom + 42.0);
-    legend(&mut svg, series, 14.0);
+    let mut svg = open(title, bottom + 42.0) + &names;
     x_axis(&mut svg, &scale, top, bottom, axis);
     let at = scale.at(mark);
     let _ =
@@ -155,12 +157,12 @@ pub(crate) fn dots(
 /// A bar for each label, of parts one after the other.
 pub(crate) fn stacked(title: &str, axis: &str, series: &[&str], rows: &[(String, Vec<f64>)]) -> String {
     const ROW: f64 = 22.0;
-    let top = 30.0;
+    let mut names = String::new();
+    let top = legend(&mut names, series) + 16.0;
     let bottom = top + ROW * rows.len() as f64 + 6.0;
     let high = rows.iter().map(|(_, values)| values.iter().sum::<f64>()).fold(0.0, f64::max);
     let scale = Scale::new(0.0, high, LABELS, WIDTH - RIGHT);
-    let mut svg = open(title, bottom + 42.0);
-    legend(&mut svg, series, 14.0);
+    let mut svg = open(title, bottom + 42.0) + &names;
     x_axis(&mut svg, &scale, top, bottom, axis);
     for (row, (label, values)) in rows.iter().enumerate() {
         let y = top + ROW * row as f64 + 5.0;
@@ -196,7 +198,7 @@ pub(crate) fn over_time(
     let y = Scale::new(0.0, points().map(|point| point.1).fold(0.0, f64::max), HEIGHT, top);
     let mut svg = open(title, HEIGHT + 42.0);
     let names: Vec<&str> = series.iter().map(|(name, _)| *name).collect();
-    legend(&mut svg, &names, 14.0);
+    legend(&mut svg, &names);
     x_axis(&mut svg, &x, top, HEIGHT, x_name);
     for tick in y.ticks() {
         let at = y.at(tick);

@@ -16,7 +16,7 @@ use super::{
 use crate::autodiff::{self, STOP_GRADIENT};
 
 /// Tokens, in sequences of [`super::oracle::SEQUENCE`].
-const N: u64 = 12;
+const N: u64 = 24;
 
 /// Which grid axes do what.
 #[derive(Clone, Debug, Default)]
@@ -161,6 +161,7 @@ fn training_step<'c>(context: &'c Context, layout: &Layout) -> Module<'c> {
         for _ in 0..2 {
             let operands = [&[x, data[1], data[4]], &layer[..]].concat();
             x = b.call("layer", &operands, &[tensor(&[N, D])]).unwrap()[0];
+            x = b.shard(x, "grid", &[layout.residual(), vec![]]).unwrap();
         }
         let x = b.call(&symbols[1], &[x, data[2]], &pick.results).unwrap()[0];
         let logits = b.contract("nd,vd->nv", x, head).unwrap();
@@ -176,8 +177,8 @@ fn align(module: &Module<'_>) {
     for function in functions(module.op()) {
         let Some(unit) = unit_of(function) else { continue };
         let aligned = match unit.kind {
-            UnitKind::Lookup => unit.arguments[0].shape[0] == N && V != N,
-            UnitKind::LookupGrad => unit.results[0].shape[0] == N && V != N,
+            UnitKind::Lookup => unit.arguments[0].shape[0] == N,
+            UnitKind::LookupGrad => unit.results[0].shape[0] == N,
             _ => true,
         };
         if aligned {
@@ -224,8 +225,13 @@ fn sequence_parallel() {
     let text = partitioned(&module);
     let block = ["all_gather 0 @0", "reduce_scatter 0 @0"];
     assert_eq!(moves(&module, "layer"), [block, block].concat(), "{text}");
-    assert_eq!(moves(&module, "layer_backward"), [block, block].concat(), "{text}");
-    assert_eq!(moves(&module, "main"), vec!["all_reduce 0"; 5], "{text}");
+    // The gradient of the output and, again, the normalised input are gathered; the norms' gradients are sums over
+    // the sequence.
+    let (gather, scatter, norm) = ("all_gather 0 @0", "reduce_scatter 0 @0", "all_reduce 0");
+    let backward = [gather, gather, scatter, gather, gather, scatter, norm, norm];
+    assert_eq!(moves(&module, "layer_backward"), backward, "{text}");
+    let (forward, rows) = ([scatter, gather, norm, norm, norm], [scatter, gather]);
+    assert_eq!(moves(&module, "main"), [forward.as_slice(), &rows].concat(), "{text}");
 }
 
 #[test]
@@ -244,7 +250,12 @@ fn data_and_sequence_parallel() {
     let text = partitioned(&module);
     let block = ["all_gather 1 @0", "reduce_scatter 1 @0"];
     assert_eq!(moves(&module, "layer"), [block, block].concat(), "{text}");
-    assert_eq!(moves(&module, "main"), vec!["all_reduce 0"; 5], "{text}");
+    let weights = moves(&module, "layer_backward").split_off(6);
+    let (norm, weight) = ("all_reduce 0,1", "all_reduce 0");
+    assert_eq!(weights, [norm, weight, weight, weight, weight, norm, weight, weight, weight], "{text}");
+    let forward = ["reduce_scatter 1 @0", "all_gather 1 @0", "all_reduce 1", "all_reduce 1", "all_reduce 1"];
+    let backward = ["reduce_scatter 1 @0", "all_gather 1 @0"];
+    assert_eq!(moves(&module, "main"), [&forward[..], &backward, &["all_reduce 0"; 3]].concat(), "{text}");
 }
 
 #[test]
@@ -262,6 +273,7 @@ fn fewer_key_value_heads_than_devices() {
     let module = training_step(&context, &layout);
     let text = partitioned(&module);
     assert_eq!(moves(&module, "layer"), ["all_reduce 1,2", "all_reduce 1,2"], "{text}");
-    assert_eq!(moves(&module, "layer_backward"), ["all_reduce 1,2", "all_reduce 1,2"], "{text}");
-    assert_eq!(moves(&module, "main"), vec!["all_reduce 0"; 5], "{text}");
+    let (block, replica, data) = ("all_reduce 1,2", "all_reduce 0,2", "all_reduce 0");
+    let weights = [data, data, replica, replica, data, data, data, data, data];
+    assert_eq!(moves(&module, "layer_backward"), [&[block, block][..], &weights].concat(), "{text}");
 }

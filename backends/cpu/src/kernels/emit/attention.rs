@@ -1,94 +1,42 @@
-//! Attention of one query row over a list of key and value rows, forward and backward.
+//! Gradients of attention for one query row over a list of key and value rows.
 //!
-//! ```text
-//!   attend(i64 count, i32 *index, f32 *q, f32 *k, f32 *v, i64 stride, f32 scale, f32 *out)
-//!
-//!   out = Σ_t softmax_t(scale · q · k[index[t]]) v[index[t]]        row r of k at k + r × stride
-//! ```
-//!
-//! The rows come as a list, in depth order: a packed tree's ancestors, a sequence's past, a block
-//! table's positions are all the same to this code, and give the same bits. The list is taken in
-//! blocks of [`BLOCK`] depths: 16 scores, their maximum, the rescaling of what was summed before,
-//! then the values in ascending depth. Every reduction is a fixed tree.
-//!
-//! The backward kernel recomputes the scores into two rows of scratch memory and stores no other.
+//! The rows come as a list, in depth order: a packed tree's ancestors, a sequence's past. The list is taken in
+//! blocks of [`BLOCK`] depths; every reduction is a fixed tree. The kernel recomputes the scores into rows of
+//! scratch memory and stores no other. The forward kernels are in [`super::attend`].
 
 use inkwell::context::Context;
 use inkwell::module::Module;
 use inkwell::values::{BasicValue, BasicValueEnum, FloatValue, IntValue, PointerValue, VectorValue};
 use inkwell::{FloatPredicate, IntPredicate};
 
-use super::exp::emit_exp;
+use super::exp::{emit_exp, emit_tanh};
 use super::{Emitter, Param, float, vector};
 use crate::kernels::{Error, Machine};
 
 /// Depths that are reduced together.
 pub const BLOCK: usize = 16;
 
-/// Emits the forward kernel for heads of `dim` floats.
-pub fn emit_attend<'c>(
-    context: &'c Context,
-    module: &Module<'c>,
-    machine: &Machine,
-    name: &str,
-    dim: usize,
-) -> Result<(), Error> {
-    use Param::{Float, Int, Pointer};
-    let params = [Int, Pointer, Pointer, Pointer, Pointer, Int, Float, Pointer];
-    let f = Emitter::function(context, module, machine, name, &params);
-    let rows =
-        Rows { f: &f, dim, count: f.int_param(0)?, index: f.pointer_param(1)?, stride: f.int_param(5)? };
-    let (q, k, v) = (f.pointer_param(2)?, f.pointer_param(3)?, f.pointer_param(4)?);
-    let (scale, out) = (f.float_param(6)?, f.pointer_param(7)?);
-    let weights = f.stack_floats(BLOCK)?;
-    for piece in rows.pieces() {
-        rows.store(piece, out, f.constant_splat(machine.lanes, 0.0))?;
-    }
-    let start: [BasicValueEnum; 2] = [f.float(f32::NEG_INFINITY).into(), f.float(0.0).into()];
-    let end = f.for_loop((f.int(0), rows.count, BLOCK), &start, |first, carried| {
-        let (greatest, total) = (float(carried[0])?, float(carried[1])?);
-        let places = rows.places(first)?;
-        let scores = f.mul(rows.dots(q, k, &places)?, f.splat(BLOCK, scale)?)?;
-        let scores = rows.mask(first, scores, f32::NEG_INFINITY)?;
-        let block_greatest = f.reduce(scores, |a, b| f.max(a, b))?;
-        let new_greatest = f.scalar(|[a, b]| f.max(a, b), [greatest, block_greatest])?;
-        let fade = f.scalar(|[a, b]| emit_exp(&f, f.sub(a, b)?), [greatest, new_greatest])?;
-        let exps = emit_exp(&f, f.sub(scores, f.splat(BLOCK, new_greatest)?)?)?;
-        let exps = rows.mask(first, exps, 0.0)?;
-        f.store(weights, exps)?;
-        let block_total = f.reduce(exps, |a, b| f.add(a, b))?;
-        let new_total =
-            f.builder().build_float_add(f.builder().build_float_mul(total, fade, "")?, block_total, "")?;
-        rows.add_weighted(first, weights, v, fade, out)?;
-        Ok(vec![new_greatest.into(), new_total.into()])
-    })?;
-    let inverse = f.builder().build_float_div(f.float(1.0), float(end[1])?, "")?;
-    let inverse = f.splat(machine.lanes, inverse)?;
-    for piece in rows.pieces() {
-        rows.store(piece, out, f.mul(rows.load(piece, out)?, inverse)?)?;
-    }
-    f.finish()?;
-    Ok(())
-}
-
 /// Emits the backward kernel for heads of `dim` floats.
 ///
 /// ```text
 ///   backward(i64 count, i32 *index, f32 *q, f32 *k, f32 *v, i64 stride, f32 scale,
-///            f32 *dout, f32 *scratch, f32 *dq, f32 *dk, f32 *dv)
+///            f32 *dout, f32 *scratch, f32 *dq, f32 *dk, f32 *dv, f32 cap)
 /// ```
 /// `dq` is stored; the rows of `dk` and `dv`, laid out as `k` and `v`, are added to. `scratch`
-/// has two rows of `count` floats, each rounded up to [`BLOCK`].
+/// has three rows of `count` floats, each rounded up to [`BLOCK`]. `capped` kernels take scores as
+/// `cap · tanh(score / cap)`, the others ignore `cap`.
 pub fn emit_backward<'c>(
     context: &'c Context,
     module: &Module<'c>,
     machine: &Machine,
     name: &str,
-    dim: usize,
+    (dim, capped): (usize, bool),
 ) -> Result<(), Error> {
     use Param::{Float, Int, Pointer};
-    let params =
-        [Int, Pointer, Pointer, Pointer, Pointer, Int, Float, Pointer, Pointer, Pointer, Pointer, Pointer];
+    let params = [
+        Int, Pointer, Pointer, Pointer, Pointer, Int, Float, Pointer, Pointer, Pointer, Pointer, Pointer,
+        Float,
+    ];
     let f = Emitter::function(context, module, machine, name, &params);
     let b = f.builder();
     let rows =
@@ -98,13 +46,22 @@ pub fn emit_backward<'c>(
     let whole = b.build_int_nsw_add(rows.count, f.int(BLOCK - 1), "")?;
     let whole = b.build_and(whole, b.build_not(f.int(BLOCK - 1), "")?, "")?;
     let slopes = f.float_address(weights, whole)?;
+    // The derivative of capping: 1 − (capped score / cap)².
+    let bends = f.float_address(slopes, whole)?;
+    let cap = f.splat(BLOCK, f.float_param(12)?)?;
     let blocks = (f.int(0), rows.count, BLOCK);
 
     // weights: scores; slopes: the gradient of each softmax weight, dout · v
     let start: [BasicValueEnum; 1] = [f.float(f32::NEG_INFINITY).into()];
     let greatest = f.for_loop(blocks, &start, |first, carried| {
         let places = rows.places(first)?;
-        let scores = f.mul(rows.dots(q, k, &places)?, f.splat(BLOCK, scale)?)?;
+        let mut scores = f.mul(rows.dots(q, k, &places)?, f.splat(BLOCK, scale)?)?;
+        if capped {
+            let bent = emit_tanh(&f, f.div(scores, cap)?)?;
+            scores = f.mul(bent, cap)?;
+            let bend = f.sub(f.constant_splat(BLOCK, 1.0), f.mul(bent, bent)?)?;
+            f.store(f.float_address(bends, first)?, bend)?;
+        }
         let scores = rows.mask(first, scores, f32::NEG_INFINITY)?;
         f.store(f.float_address(weights, first)?, scores)?;
         f.store(f.float_address(slopes, first)?, rows.dots(dout, v, &places)?)?;
@@ -136,7 +93,10 @@ pub fn emit_backward<'c>(
     f.for_loop(blocks, &[], |first, _| {
         let (w, s) = (f.float_address(weights, first)?, f.float_address(slopes, first)?);
         let softmax = f.mul(f.load(BLOCK, w)?, f.splat(BLOCK, inverse)?)?;
-        let centred = f.sub(f.load(BLOCK, s)?, f.splat(BLOCK, mean)?)?;
+        let mut centred = f.sub(f.load(BLOCK, s)?, f.splat(BLOCK, mean)?)?;
+        if capped {
+            centred = f.mul(centred, f.load(BLOCK, f.float_address(bends, first)?)?)?;
+        }
         f.store(w, softmax)?;
         f.store(s, f.mul(f.mul(softmax, centred)?, f.splat(BLOCK, scale)?)?)?;
         Ok(Vec::new())
@@ -333,57 +293,17 @@ impl<'c> Rows<'c, '_, '_> {
         let inside = b.build_int_compare(IntPredicate::SLT, lane, left, "")?;
         vector(b.build_select(inside, values, f.constant_splat(BLOCK, other), "")?)
     }
-
-    /// `out = out · fade + Σ weight · row` over a block, in ascending depth.
-    fn add_weighted(
-        &self,
-        first: IntValue<'c>,
-        weights: PointerValue<'c>,
-        base: PointerValue<'c>,
-        fade: FloatValue<'c>,
-        out: PointerValue<'c>,
-    ) -> Result<(), Error> {
-        // So many sums stay in registers.
-        const GROUP: usize = 8;
-        let (f, b, lanes) = (self.f, self.f.builder(), self.f.machine().lanes);
-        let end = b.build_int_nsw_add(first, f.int(BLOCK), "")?;
-        let is_short = b.build_int_compare(IntPredicate::SLT, self.count, end, "")?;
-        let end = super::int(b.build_select(is_short, self.count, end, "")?)?;
-        let fade = f.splat(lanes, fade)?;
-        for group in self.pieces().chunks(GROUP) {
-            let start = group
-                .iter()
-                .map(|&piece| Ok(f.mul(self.load(piece, out)?, fade)?.as_basic_value_enum()))
-                .collect::<Result<Vec<_>, Error>>()?;
-            let sums = f.for_loop((first, end, 1), &start, |t, sums| {
-                let row = f.float_address(base, self.place(t)?)?;
-                let slot = b.build_int_nsw_sub(t, first, "")?;
-                let weight = f.splat(lanes, f.load_float(f.float_address(weights, slot)?)?)?;
-                group
-                    .iter()
-                    .zip(sums)
-                    .map(|(&piece, &sum)| {
-                        Ok(f.fma(weight, self.load(piece, row)?, vector(sum)?)?.as_basic_value_enum())
-                    })
-                    .collect()
-            })?;
-            for (&piece, sum) in group.iter().zip(sums) {
-                self.store(piece, out, vector(sum)?)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl<'c> Emitter<'c, '_> {
     /// The greater of two, lane by lane; the second where either is NaN.
-    fn max(&self, a: VectorValue<'c>, b: VectorValue<'c>) -> Result<VectorValue<'c>, Error> {
+    pub(super) fn max(&self, a: VectorValue<'c>, b: VectorValue<'c>) -> Result<VectorValue<'c>, Error> {
         let is_greater = self.builder().build_float_compare(FloatPredicate::OGT, a, b, "")?;
         vector(self.builder().build_select(is_greater, a, b, "")?)
     }
 
     /// Combines the lanes of `values`, a power of two: the lower half with the upper, and so on.
-    fn reduce(
+    pub(super) fn reduce(
         &self,
         mut values: VectorValue<'c>,
         combine: impl Fn(VectorValue<'c>, VectorValue<'c>) -> Result<VectorValue<'c>, Error>,
@@ -400,7 +320,7 @@ impl<'c> Emitter<'c, '_> {
     }
 
     /// Runs an operation on vectors for one lane's sake.
-    fn scalar<const N: usize>(
+    pub(super) fn scalar<const N: usize>(
         &self,
         operation: impl Fn([VectorValue<'c>; N]) -> Result<VectorValue<'c>, Error>,
         operands: [FloatValue<'c>; N],

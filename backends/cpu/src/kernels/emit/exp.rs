@@ -36,6 +36,14 @@ pub fn emit_exp<'c>(f: &Emitter<'c, '_>, x: VectorValue<'c>) -> Result<VectorVal
     emit_scale_by_power(f, exp_r, shifted)
 }
 
+/// tanh of every lane by way of exp, within 2⁻²³ absolutely; infinities give ±1.
+pub fn emit_tanh<'c>(f: &Emitter<'c, '_>, x: VectorValue<'c>) -> Result<VectorValue<'c>, Error> {
+    let lanes = x.get_type().get_size() as usize;
+    let one = f.constant_splat(lanes, 1.0);
+    let exp = emit_exp(f, f.add(x, x)?)?;
+    f.sub(one, f.div(f.constant_splat(lanes, 2.0), f.add(exp, one)?)?)
+}
+
 /// Clamps, and keeps NaN: both comparisons are false of it.
 fn emit_clamp<'c>(
     f: &Emitter<'c, '_>,

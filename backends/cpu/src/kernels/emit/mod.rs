@@ -3,6 +3,7 @@
 //! An [`Emitter`] owns the builder of one function. Loops are closures that receive the values
 //! carried around the loop and return their next ones, so that no kernel handles basic blocks.
 
+pub mod attend;
 pub mod attention;
 pub mod exp;
 pub mod math;
@@ -253,6 +254,21 @@ impl<'c, 'm> Emitter<'c, 'm> {
     /// `a − b`.
     pub fn sub(&self, a: VectorValue<'c>, b: VectorValue<'c>) -> Result<VectorValue<'c>, Error> {
         Ok(self.builder.build_float_sub(a, b, "")?)
+    }
+
+    /// `a / b`.
+    pub fn div(&self, a: VectorValue<'c>, b: VectorValue<'c>) -> Result<VectorValue<'c>, Error> {
+        Ok(self.builder.build_float_div(a, b, "")?)
+    }
+
+    /// Stores `value` as element `index` of an array of floats.
+    pub fn store_float(
+        &self,
+        base: PointerValue<'c>,
+        index: usize,
+        value: FloatValue<'c>,
+    ) -> Result<(), Error> {
+        self.store(self.float_address(base, self.int(index))?, value)
     }
 
     /// The builder, for what has no name of its own here.

@@ -117,7 +117,7 @@ fn emit_panel_address<'c>(
 }
 
 /// Transposes a square of a power of two by exchanging ever larger blocks off the diagonal.
-fn emit_transpose<'c>(
+pub(super) fn emit_transpose<'c>(
     f: &Emitter<'c, '_>,
     mut rows: Vec<VectorValue<'c>>,
 ) -> Result<Vec<VectorValue<'c>>, Error> {

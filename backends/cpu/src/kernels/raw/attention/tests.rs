@@ -18,9 +18,13 @@ fn all_kernels() -> &'static [Kernels] {
         [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512]
             .into_iter()
             .filter_map(|isa| Machine::with_isa(isa).ok())
-            .map(|machine| Kernels::new(&machine, &HEAD_DIMS).expect("kernels"))
+            .map(|machine| Kernels::new(&machine, &all_heads()).expect("kernels"))
             .collect()
     })
+}
+
+fn all_heads() -> Vec<Heads> {
+    HEAD_DIMS.iter().flat_map(|&dim| [false, true].map(|capped| Heads { dim, capped })).collect()
 }
 
 fn values(count: usize, seed: usize) -> Vec<f32> {
@@ -33,20 +37,29 @@ fn values(count: usize, seed: usize) -> Vec<f32> {
 struct Case {
     shape: AttentionShape,
     subtree_end: Vec<i32>,
-    scale: f32,
+    position: Vec<i32>,
+    scores: Scores,
     q: Guarded,
     k: Guarded,
     v: Guarded,
 }
 
 impl Case {
-    fn new(parents: &[usize], kv_heads: usize, group: usize, head_dim: usize) -> Self {
+    fn new(
+        parents: &[usize],
+        (kv_heads, group, head_dim): (usize, usize, usize),
+        (cap, window): (Option<f32>, Option<u64>),
+    ) -> Self {
         let shape = AttentionShape { tokens: parents.len(), kv_heads, group, head_dim };
         let [q, kv] = [shape.q_stride(), shape.kv_stride()].map(|stride| stride * shape.tokens);
         let scale = 1.7 / (head_dim as f32).sqrt();
         let (q, k, v) = (values(q, 3), values(kv, 5), values(kv, 7));
         let [q, k, v] = [q, k, v].map(|floats| Guarded::new(&floats));
-        Case { shape, subtree_end: subtree_ends(parents), scale, q, k, v }
+        let subtree_end = subtree_ends(parents);
+        let mut case =
+            Case { shape, position: Vec::new(), subtree_end, scores: Scores { scale, cap, window }, q, k, v };
+        case.position = (0..parents.len()).map(|token| case.ancestors(token).len() as i32 - 1).collect();
+        case
     }
 
     fn input(&self) -> AttentionInputs {
@@ -54,7 +67,20 @@ impl Case {
     }
 
     fn tree(&self) -> PackedTree<'_> {
-        PackedTree { shape: self.shape, subtree_end: &self.subtree_end, scale: self.scale }
+        PackedTree {
+            shape: self.shape,
+            subtree_end: &self.subtree_end,
+            position: &self.position,
+            scores: self.scores,
+        }
+    }
+
+    fn heads(&self) -> Heads {
+        Heads { dim: self.shape.head_dim, capped: self.scores.cap.is_some() }
+    }
+
+    fn ends_and_positions(&self) -> (&[i32], &[i32]) {
+        (&self.subtree_end, &self.position)
     }
 
     fn slices(&self) -> [&[f32]; 3] {
@@ -63,7 +89,7 @@ impl Case {
 
     /// Forward, heads and tokens taken in pieces that are cut at `cut`.
     fn forward(&self, kernels: &Kernels, cut: usize) -> Vec<f32> {
-        let attention = kernels.attention(self.shape.head_dim).expect("head size");
+        let attention = kernels.attention(self.heads()).expect("head size");
         let mut out = Guarded::new(&vec![f32::NAN; self.q.len()]);
         let mut stack = vec![0; self.shape.tokens];
         let (head, token) = (cut % (self.shape.kv_heads + 1), cut % (self.shape.tokens + 1));
@@ -81,7 +107,7 @@ impl Case {
     }
 
     fn backward(&self, kernels: &Kernels, dout: &[f32], cut: usize) -> [Vec<f32>; 3] {
-        let attention = kernels.attention(self.shape.head_dim).expect("head size");
+        let attention = kernels.attention(self.heads()).expect("head size");
         let [mut dq, mut dk, mut dv] = self.slices().map(|x| Guarded::new(&vec![f32::NAN; x.len()]));
         let gradients = AttentionGradients {
             dout: dout.as_ptr(),
@@ -130,8 +156,9 @@ fn tree() -> impl Strategy<Value = Vec<usize>> {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    (tree(), 1usize..4, 1usize..4, prop::sample::select(&HEAD_DIMS[..]))
-        .prop_map(|(tree, kv_heads, group, dim)| Case::new(&tree, kv_heads, group, dim))
+    let heads = (1usize..4, 1usize..4, prop::sample::select(&HEAD_DIMS[..]));
+    let options = (prop::option::of(0.5f32..4.0), prop::option::of(1u64..40));
+    (tree(), heads, options).prop_map(|(tree, heads, options)| Case::new(&tree, heads, options))
 }
 
 fn assert_close(ours: &[f32], expected: impl IntoIterator<Item = f64>) {
@@ -150,7 +177,7 @@ proptest! {
 
     #[test]
     fn forward_equals_plain_loops(case in case(), cut: usize) {
-        let expected = reference::attention(&case.shape, case.slices(), &case.subtree_end, case.scale);
+        let expected = reference::attention(&case.shape, case.slices(), case.ends_and_positions(), &case.scores);
         for kernels in all_kernels() {
             let out = case.forward(kernels, 0);
             assert_close(&out, expected.iter().map(|&x| f64::from(x)));
@@ -162,7 +189,7 @@ proptest! {
     fn backward_equals_plain_loops(case in case(), cut: usize) {
         let dout = values(case.q.len(), 11);
         let expected = reference::attention_backward(
-            &case.shape, case.slices(), &case.subtree_end, case.scale, &dout);
+            &case.shape, case.slices(), case.ends_and_positions(), &case.scores, &dout);
         for kernels in all_kernels() {
             let gradients = case.backward(kernels, &dout, 0);
             let in_pieces = case.backward(kernels, &dout, cut);
@@ -196,7 +223,7 @@ proptest! {
 
 /// Decodes the tokens of `path`, some rows a step, in blocks that lie anywhere in the cache.
 fn decode(kernels: &Kernels, case: &Case, path: &[usize], rows_at_once: usize, shuffle: usize) -> Vec<f32> {
-    let attention = kernels.attention(case.shape.head_dim).expect("head size");
+    let attention = kernels.attention(case.heads()).expect("head size");
     let width = path.len().div_ceil(CACHE_BLOCK);
     let cache_shape = CacheShape { blocks: width + 50, table_width: width };
     let table: Vec<i32> = (0..width).map(|block| ((block + shuffle) % (width + 50)) as i32).collect();
@@ -218,7 +245,7 @@ fn decode(kernels: &Kernels, case: &Case, path: &[usize], rows_at_once: usize, s
             cache: cache_shape,
             block_table: &block_table,
             position: &position,
-            scale: case.scale,
+            scores: case.scores,
         };
         let q = gather(&case.q, shape.q_stride(), tokens);
         let k = gather(&case.k, shape.kv_stride(), tokens);
@@ -239,11 +266,12 @@ fn decode(kernels: &Kernels, case: &Case, path: &[usize], rows_at_once: usize, s
 
 #[test]
 fn large_scores_do_not_overflow() {
-    let mut case = Case::new(&[0; 40], 1, 1, 8);
-    case.scale = 300.0;
+    let mut case = Case::new(&[0; 40], (1, 1, 8), (None, None));
+    case.scores.scale = 300.0;
     for kernels in all_kernels() {
         let out = case.forward(kernels, 0);
-        let expected = reference::attention(&case.shape, case.slices(), &case.subtree_end, case.scale);
+        let expected =
+            reference::attention(&case.shape, case.slices(), case.ends_and_positions(), &case.scores);
         for (x, y) in out.iter().zip(&expected) {
             assert!((x - y).abs() < 2e-3, "{x}, expected {y}");
         }

@@ -1,0 +1,171 @@
+//! Chooses a term for each class so that all roots together cost least, what is shared counted once.
+//!
+//! The best tree is not the best graph: a tree counts a shared gather at every use, and would rather compute
+//! twice. So several whole choices compete (the program as it stands, the best trees, the best graphs of each
+//! class alone) and the cheapest is improved by changing one class at a time while that helps.
+
+use std::collections::{HashMap, HashSet};
+
+use egg::{Extractor, Id, Language};
+
+use super::{Facts, Graph, Term, cost::Costs};
+
+/// Evaluations of a whole choice after which improving stops.
+const EVALUATIONS: usize = 4_000;
+/// Classes up to which each class's own best graph is sought.
+const CLASSES: usize = 3_000;
+/// What a change must save.
+const LEAST: f64 = 1e-6;
+
+/// A term for each class.
+pub type Choice = HashMap<Id, Term>;
+
+/// The cheapest choice found, and its cost. `given` is the program as it stands: where nothing costs less, it stays.
+pub fn cheapest(graph: &Graph, roots: &[Id], given: &Choice) -> Option<(Choice, f64)> {
+    let roots: Vec<Id> = roots.iter().map(|root| graph.find(*root)).collect();
+    let search = Search { graph, roots, costs: Costs(graph) };
+    let trees = search.trees();
+    let mut standing = trees.clone();
+    standing.extend(given.iter().map(|(class, term)| (graph.find(*class), term.clone())));
+    let mut candidates = vec![standing, trees];
+    if graph.number_of_classes() <= CLASSES {
+        candidates.push(search.graphs());
+    }
+    let costed = candidates.into_iter().filter_map(|choice| search.cost(&choice).map(|cost| (choice, cost)));
+    let improved = costed.map(|(choice, cost)| search.improve(choice, cost));
+    improved.reduce(|best, other| if other.1 < best.1 - LEAST { other } else { best })
+}
+
+struct Search<'g> {
+    graph: &'g Graph,
+    roots: Vec<Id>,
+    costs: Costs<'g>,
+}
+
+impl Search<'_> {
+    /// The best tree of each class.
+    fn trees(&self) -> Choice {
+        let extractor = Extractor::new(self.graph, Costs(self.graph));
+        let best = |class: &egg::EClass<Term, Facts>| (class.id, extractor.find_best_node(class.id).clone());
+        self.graph.classes().map(best).collect()
+    }
+
+    /// The best graph of each class on its own, from the leaves up until nothing changes.
+    fn graphs(&self) -> Choice {
+        let mut best: HashMap<Id, (f64, HashMap<Id, f64>, Term)> = HashMap::new();
+        let mut ids: Vec<Id> = self.graph.classes().map(|class| class.id).collect();
+        ids.sort_unstable();
+        let mut changed = true;
+        while changed {
+            changed = false;
+            for class in &ids {
+                for term in &self.graph[*class].nodes {
+                    let Some((cost, below)) = self.graph_of(*class, term, &best) else { continue };
+                    if best.get(class).is_none_or(|(known, ..)| cost < known - LEAST) {
+                        best.insert(*class, (cost, below, term.clone()));
+                        changed = true;
+                    }
+                }
+            }
+        }
+        best.into_iter().map(|(class, (_, _, term))| (class, term)).collect()
+    }
+
+    /// The cost of a class through `term`, and that of each class below; `None` while one is unknown.
+    fn graph_of(
+        &self,
+        class: Id,
+        term: &Term,
+        best: &HashMap<Id, (f64, HashMap<Id, f64>, Term)>,
+    ) -> Option<(f64, HashMap<Id, f64>)> {
+        let mut below = HashMap::new();
+        for child in term.children() {
+            let (_, set, _) = best.get(&self.graph.find(*child))?;
+            below.extend(set.iter().map(|(class, cost)| (*class, *cost)));
+        }
+        (!below.contains_key(&class)).then(|| {
+            below.insert(class, self.costs.of(term, &|operand| operand));
+            (below.values().sum(), below)
+        })
+    }
+
+    /// The cost of all that the roots need; `None` where a class needs itself.
+    fn cost(&self, choice: &Choice) -> Option<f64> {
+        let order = self.needed(choice)?;
+        let through = |operand: Id| match choice.get(&self.graph.find(operand)) {
+            Some(Term::View([_, x])) => *x,
+            _ => operand,
+        };
+        // A view costs nothing unless somebody other than elementwise work reads it.
+        let mut stored: HashSet<Id> = self.roots.iter().copied().collect();
+        for class in &order {
+            if let Some(term) = choice.get(class).filter(|term| !matches!(term, Term::Map(_))) {
+                stored.extend(term.children().iter().map(|child| self.graph.find(*child)));
+            }
+        }
+        let one = |class: &Id| match &choice[class] {
+            Term::View(_) if !stored.contains(class) => 0.0,
+            term => self.costs.of(term, &through),
+        };
+        Some(order.iter().map(one).sum())
+    }
+
+    /// The classes that the roots need, operands first; `None` where a class needs itself.
+    fn needed(&self, choice: &Choice) -> Option<Vec<Id>> {
+        let mut order = Vec::new();
+        // Whether a class is finished.
+        let mut seen: HashMap<Id, bool> = HashMap::new();
+        let mut open: Vec<(Id, bool)> = self.roots.iter().rev().map(|root| (*root, false)).collect();
+        while let Some((class, operands_done)) = open.pop() {
+            if operands_done {
+                seen.insert(class, true);
+                order.push(class);
+                continue;
+            }
+            match seen.get(&class) {
+                Some(true) => continue,
+                Some(false) => return None,
+                None => {}
+            }
+            seen.insert(class, false);
+            open.push((class, true));
+            for child in choice.get(&class)?.children() {
+                let child = self.graph.find(*child);
+                match seen.get(&child) {
+                    Some(true) => {}
+                    Some(false) => return None,
+                    None => open.push((child, false)),
+                }
+            }
+        }
+        Some(order)
+    }
+
+    /// Changes one class at a time while that helps.
+    fn improve(&self, mut choice: Choice, mut cost: f64) -> (Choice, f64) {
+        let mut evaluations = 0;
+        loop {
+            let before = cost;
+            for class in self.needed(&choice).unwrap_or_default() {
+                let terms = &self.graph[class].nodes;
+                if terms.len() < 2 {
+                    continue;
+                }
+                for term in terms {
+                    evaluations += 1;
+                    if evaluations > EVALUATIONS {
+                        return (choice, cost);
+                    }
+                    let Some(known) = choice.insert(class, term.clone()) else { continue };
+                    match self.cost(&choice) {
+                        Some(other) if other < cost - LEAST => cost = other,
+                        _ => drop(choice.insert(class, known)),
+                    }
+                }
+            }
+            if cost >= before - LEAST {
+                return (choice, cost);
+            }
+        }
+    }
+}
