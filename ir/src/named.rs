@@ -3,6 +3,8 @@
 //! Upstream's `linalg-generalize-named-ops` does this too, but turns fills into generics as well, by which passes
 //! know a zero start.
 
+use melior::ir::operation::OperationLike;
+
 use crate::{
     Error, Generic, Op, TensorType,
     attributes::{array, integers},
@@ -25,8 +27,31 @@ const MAPS: [(&str, &str); 9] = [
 
 /// Named operations that work element by element.
 const ELEMENTWISE: [&str; 25] = [
-    "abs", "add", "ceil", "copy", "div", "div_unsigned", "erf", "exp", "floor", "log", "map", "max", "min", "mul",
-    "negf", "powf", "reciprocal", "round", "rsqrt", "select", "sqrt", "square", "sub", "tanh", "elementwise",
+    "abs",
+    "add",
+    "ceil",
+    "copy",
+    "div",
+    "div_unsigned",
+    "erf",
+    "exp",
+    "floor",
+    "log",
+    "map",
+    "max",
+    "min",
+    "mul",
+    "negf",
+    "powf",
+    "reciprocal",
+    "round",
+    "rsqrt",
+    "select",
+    "sqrt",
+    "square",
+    "sub",
+    "tanh",
+    "elementwise",
 ];
 
 /// The operation in generic form; `None` where it is no named operation, or one that this table lacks.
@@ -66,7 +91,10 @@ fn maps(operation: Op<'_, '_>) -> Result<Option<(Vec<Vec<usize>>, usize)>, Error
     Ok(match name.as_str() {
         "linalg.transpose" => {
             let mut input = identity.clone();
-            given("permutation").into_iter().enumerate().for_each(|(result, operand)| input[operand] = result);
+            given("permutation")
+                .into_iter()
+                .enumerate()
+                .for_each(|(result, operand)| input[operand] = result);
             Some((vec![input, identity], rank))
         }
         "linalg.broadcast" => {

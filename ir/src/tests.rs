@@ -1,8 +1,6 @@
 //! Round trips of the builder, the views and the dialect.
 
-use t3c_schedule::{
-    Axis, Element, Grid, arrivals::configure_ring_all_gather, configure_ring_reduce_scatter,
-};
+use t3c_schedule::{Axis, Element, Grid, arrivals::configure_ring_all_gather, configure_ring_reduce_scatter};
 
 use crate::{
     Builder, Context, Generic, Location, TensorType,
@@ -111,7 +109,8 @@ func.func @f(%x: tensor<4x4xf32>, %w: tensor<4x6xf32>) -> tensor<8x6xf32> {
   return %0 : tensor<8x6xf32>
 }";
 
-const ARRIVALS: &str = "[#t3.arrival<relative = 0, from = 0, sends = [1]>, #t3.arrival<relative = 1, from = 1>]";
+const ARRIVALS: &str =
+    "[#t3.arrival<relative = 0, from = 0, sends = [1]>, #t3.arrival<relative = 1, from = 1>]";
 
 #[test]
 fn an_exchange_splits_one_dimension_and_lays_along_another() {

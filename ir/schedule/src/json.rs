@@ -147,7 +147,8 @@ mod tests {
             input,
             output,
         };
-        let buffer = |shape: &[u64]| Buffer { name: "b".into(), element: Element::F16, shape: shape.to_vec() };
+        let buffer =
+            |shape: &[u64]| Buffer { name: "b".into(), element: Element::F16, shape: shape.to_vec() };
         program.buffers = vec![buffer(&[2, 4]), buffer(&[8, 4]), buffer(&[8, 4]), buffer(&[32, 1])];
         (program.arguments, program.results) = (vec![0], vec![3]);
         let collective = Collective { bytes: 64, ..gather(CollectiveKind::AllGather, 0, 1, None) };
