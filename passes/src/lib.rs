@@ -36,6 +36,7 @@ pub mod unfuse;
 
 #[cfg(test)]
 mod cases;
+#[cfg(test)]
 mod pairs_tests;
 #[cfg(test)]
 mod properties;

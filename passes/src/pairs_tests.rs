@@ -302,3 +302,73 @@ fn random_programs_hold_every_form_of_pair() {
         assert!(seen.get(form).copied().unwrap_or(0) > 3, "{form}: {seen:?}");
     }
 }
+
+/// What became of the collectives of a model: the pair or the place, by remark.
+fn outcomes(model: &str, options: &t3c_frontends::Options) -> Vec<Remark> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/goldens/families/").to_owned() + model;
+    let graph = t3c_frontends::load(std::path::Path::new(&path), options).unwrap();
+    let context = Context::new();
+    let mut module = graph.build(&context).unwrap();
+    let training = options.phase == t3c_frontends::Phase::Training;
+    let mut passes = if training { vec!["t3-autodiff".to_owned()] } else { vec![] };
+    passes.extend(pipelines::sharding(false));
+    passes.push("t3-split-all-reduce".to_owned());
+    run_passes(&mut module, &passes, &mut Vec::new()).unwrap();
+    let found: usize = candidates(&module).values().sum();
+    let fusion = pipelines::Fusion { policy: crate::fuse::Policy::Always, ..Default::default() };
+    let mut remarks = Vec::new();
+    run_passes(&mut module, &pipelines::fusion(&fusion), &mut remarks).unwrap();
+    let is_outcome = |remark: &Remark| {
+        (remark.pass == Fuse::NAME || remark.pass == FindPairs::NAME) && remark.reason != "pair"
+    };
+    remarks.retain(is_outcome);
+    assert_eq!(remarks.len(), found, "{model}: {remarks:#?}");
+    run_passes(&mut module, &pipelines::schedule(), &mut Vec::new()).unwrap();
+    remarks
+}
+
+fn options(phase: t3c_frontends::Phase, tp: u64, ep: u64, sequence_parallel: bool) -> t3c_frontends::Options {
+    t3c_frontends::Options {
+        phase,
+        tp: Some(tp),
+        ep: Some(ep),
+        sequence_parallel,
+        batch: Some(2),
+        seq: Some(8),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn sequence_parallelism_pairs_each_gather_with_its_products() {
+    let outcomes = outcomes("gpt_neox/config.json", &options(t3c_frontends::Phase::Prefill, 2, 1, true));
+    let mut pairs: Vec<(String, u64)> =
+        outcomes.into_iter().filter_map(|remark| Some((remark.pair?, remark.times))).collect();
+    pairs.sort();
+    // A parallel residual: attention and MLP share one reduction.
+    let expected = [
+        ("all_gather dense_h_to_4h", 2),
+        ("all_gather embed_out", 1),
+        ("all_gather query_key_value", 2),
+        ("dense + dense_4h_to_h reduce_scatter", 2),
+        ("embed_in reduce_scatter", 1),
+    ];
+    assert_eq!(pairs, expected.map(|(pair, times)| (pair.to_owned(), times)));
+}
+
+#[test]
+fn no_collective_of_a_training_step_goes_without_a_remark() {
+    let dense = options(t3c_frontends::Phase::Training, 2, 1, true);
+    let outcomes = outcomes("gpt_neox/config.json", &dense);
+    let backward = |remark: &&Remark| remark.pair.as_deref().is_some_and(|pair| pair.contains(".backward"));
+    assert!(outcomes.iter().filter(backward).count() > 3, "{outcomes:#?}");
+    // A weight's gradient sums over the tokens that are gathered.
+    assert!(outcomes.iter().any(|remark| remark.reason == "gathered-dimension-reduced"));
+}
+
+#[test]
+fn experts_go_through_the_passes() {
+    for (tp, ep) in [(2, 1), (1, 2)] {
+        outcomes("mixtral/config.json", &options(t3c_frontends::Phase::Prefill, tp, ep, tp > 1));
+    }
+}

@@ -52,7 +52,7 @@ impl Default for Fusion {
 /// From collectives to track-and-trigger.
 pub fn fusion(options: &Fusion) -> Vec<String> {
     let Fusion { policy, rates, tile, blocks, algorithm } = options;
-    let mut passes = owned(&["t3-split-all-reduce", "t3-find-pairs"]);
+    let mut passes = owned(&["t3-normalize", "t3-split-all-reduce", "t3-find-pairs"]);
     passes.push(format!(
         "t3-fuse{{policy={policy} tile={tile} flops={:e} memory={:e} link={:e} latency={:e} trigger={:e} launch={:e}}}",
         rates.flops_per_second,
@@ -136,7 +136,7 @@ mod tests {
         for pass in fusion(&options).iter().chain(&schedule()) {
             registry::check(pass).unwrap();
         }
-        let text = &fusion(&options)[2];
+        let text = &fusion(&options)[3];
         let (_, inside) = text.split_once('{').unwrap();
         let pass = Fuse::from_options(inside.trim_end_matches('}')).unwrap();
         assert_eq!((pass.policy, pass.tile, pass.rates), (Policy::Always, 16, RATES));
