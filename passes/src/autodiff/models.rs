@@ -152,6 +152,39 @@ fn a_partitioned_training_step_equals_the_whole() {
     }
 }
 
+/// A partitioned program, differentiated by the adjoints of its collectives, has the gradients of the whole.
+#[test]
+fn partitioning_before_differentiating_gives_the_same_gradients() {
+    let context = Context::new();
+    let (whole, parts) = (training(&context, portool(), true, 1), training(&context, portool(), true, 2));
+    let inputs = inputs(&whole);
+    differentiate(whole.op(), &Autodiff::default()).unwrap();
+    let expected = Interpreter::new(whole.op()).widened().run_one("training", &inputs).unwrap();
+    partition(parts.op()).unwrap();
+    differentiate(parts.op(), &Autodiff::default()).unwrap();
+    parts.verify().unwrap();
+    let entry = function::entry(parts.op()).unwrap();
+    let interpreter = Interpreter::new(parts.op()).widened();
+    let mut local = vec![Vec::new(); 2];
+    for (port, input) in entry.argument_ports().unwrap().iter().zip(&inputs) {
+        let pieces = scatter(input, &port.splits(), interpreter.grid()).unwrap();
+        local.iter_mut().zip(pieces).for_each(|(all, piece)| all.push(piece));
+    }
+    let found = interpreter.run("training", &local).unwrap();
+    for (index, port) in entry.result_ports().unwrap().iter().enumerate() {
+        let pieces: Vec<Tensor> = found.iter().map(|results| results[index].clone()).collect();
+        let whole = gather(&pieces, &port.splits(), interpreter.grid())
+            .unwrap_or_else(|error| panic!("{}: {error}", port.name));
+        for (found, expected) in whole.numbers().iter().zip(expected[index].numbers()) {
+            assert!(
+                (found - expected).abs() <= 1e-10 * (1.0 + expected.abs()),
+                "{}: {found} {expected}",
+                port.name
+            );
+        }
+    }
+}
+
 /// A layer's four sub-layers: two in the forward, and two in the backward, fed by two and by three products.
 #[test]
 fn forward_and_backward_fuse_and_keep_their_bits() {
