@@ -9,9 +9,10 @@ use t3c_schedule::Element;
 
 use crate::{
     Error, Op, Val,
-    attributes::{array, named},
+    attributes::named,
     ffi,
     scalar::{Inst, Predicate, Ref, ScalarBody, ScalarOp},
+    structured,
     types::{TensorType, element_of, element_type},
     walk,
 };
@@ -51,7 +52,9 @@ pub struct Generic<'c, 'a> {
 impl<'c, 'a> Generic<'c, 'a> {
     /// Whether `operation` has the form of this view, without reading it.
     pub fn is(operation: Op<'_, '_>) -> bool {
-        walk::is(operation, "linalg.generic") || walk::is(operation, "linalg.fill")
+        walk::is(operation, "linalg.generic")
+            || walk::is(operation, "linalg.fill")
+            || structured::is(operation)
     }
 
     /// Reads an operation.
@@ -60,63 +63,14 @@ impl<'c, 'a> Generic<'c, 'a> {
     /// Names what the view cannot express: several results, a map that is no projected permutation, an
     /// instruction without a scalar form.
     pub fn read(operation: Op<'c, 'a>) -> Result<Self, Error> {
-        if operation.result_count() != 1 {
-            return Err(Error::at(operation, "expected a linalg.generic with one result"));
-        }
-        Self::read_results(operation)?
-            .pop()
-            .ok_or_else(|| Error::at(operation, "expected a linalg.generic with one result"))
-    }
-
-    /// Reads an operation of any number of results, as one structured operation a result.
-    ///
-    /// # Errors
-    /// As [`Generic::read`], and where a result's sum depends on another result, so that they cannot be parted.
-    pub fn read_results(operation: Op<'c, 'a>) -> Result<Vec<Self>, Error> {
         if walk::is(operation, "linalg.fill") {
-            return Ok(vec![Self::read_fill(operation)?]);
+            return Self::read_fill(operation);
         }
-        let maps = array(operation, "indexing_maps")
-            .ok_or_else(|| Error::at(operation, "linalg.generic without indexing_maps"))?
-            .into_iter()
-            .map(|map| {
-                projected_permutation(map).ok_or_else(|| {
-                    Error::at(operation, format!("indexing map {map} is not a projected permutation"))
-                })
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let iterators = array(operation, "iterator_types")
-            .ok_or_else(|| Error::at(operation, "linalg.generic without iterator_types"))?
-            .into_iter()
-            .map(|kind| {
-                if kind.to_string().contains("reduction") { Iterator::Reduction } else { Iterator::Parallel }
-            })
-            .collect::<Vec<_>>();
-        let operands: Vec<Val<'c, 'a>> = operation.operands().collect();
-        let block =
-            walk::body(operation).ok_or_else(|| Error::at(operation, "linalg.generic without a body"))?;
-        let (body, captures) = read_body(operation, block)?;
-        let mut extents = vec![0; iterators.len()];
-        for (value, map) in operands.iter().zip(&maps) {
-            for (&extent, &index) in TensorType::of(*value)?.shape.iter().zip(map) {
-                extents[index] = extent;
-            }
+        let mut all = Self::read_all(operation)?;
+        match (all.pop(), all.is_empty()) {
+            (Some(generic), true) => Ok(generic),
+            _ => Err(Error::at(operation, "expected a linalg.generic with one result")),
         }
-        (0..operation.result_count())
-            .map(|number| {
-                let (body, read) = one_result(operation, &body, &iterators, number)?;
-                Ok(Self {
-                    inputs: read[..read.len() - 1].iter().map(|&operand| operands[operand]).collect(),
-                    init: operands[read[read.len() - 1]],
-                    maps: read.iter().map(|&operand| maps[operand].clone()).collect(),
-                    iterators: iterators.clone(),
-                    extents: extents.clone(),
-                    body,
-                    captures: captures.clone(),
-                    result: TensorType::of(operation.result(number)?.into())?,
-                })
-            })
-            .collect()
     }
 
     fn read_fill(operation: Op<'c, 'a>) -> Result<Self, Error> {
@@ -286,7 +240,7 @@ pub fn number_from_bytes(bytes: &[u8], element: Element) -> Option<f64> {
     })
 }
 
-fn projected_permutation(attribute: Attribute<'_>) -> Option<Vec<usize>> {
+pub(crate) fn projected_permutation(attribute: Attribute<'_>) -> Option<Vec<usize>> {
     let map = ffi::affine_map_of(attribute)?;
     let results: Option<Vec<usize>> = (0..map.result_count())
         .map(|index| {
@@ -297,39 +251,7 @@ fn projected_permutation(attribute: Attribute<'_>) -> Option<Vec<usize>> {
     results.filter(|results| (1..results.len()).all(|index| !results[..index].contains(&results[index])))
 }
 
-/// The body of one result alone, and the operands that it takes: all inputs, then its own initial value. What
-/// elementwise work reads of another result's initial value is an input like any other.
-fn one_result(
-    operation: Op<'_, '_>,
-    body: &ScalarBody,
-    iterators: &[Iterator],
-    number: usize,
-) -> Result<(ScalarBody, Vec<usize>), Error> {
-    let inputs = body.args.len() - body.yields.len();
-    if body.yields.len() == 1 {
-        return Ok((body.clone(), (0..=inputs).collect()));
-    }
-    let mut alone = body.clone().yield_(body.yields[number]);
-    alone.prune();
-    let is_read = |argument: usize| {
-        let argument = Ref::Arg(argument);
-        alone.yields.contains(&argument) || alone.insts.iter().any(|inst| inst.operands.contains(&argument))
-    };
-    let own = inputs + number;
-    let others: Vec<usize> =
-        (inputs..body.args.len()).filter(|&argument| argument != own && is_read(argument)).collect();
-    if !others.is_empty() && iterators.contains(&Iterator::Reduction) {
-        return Err(Error::at(operation, "the results of one reduction depend on each other; split it"));
-    }
-    let read: Vec<usize> = (0..inputs).chain(others).chain([own]).collect();
-    let place = |argument| read.iter().position(|&other| other == argument).unwrap_or(0);
-    let arguments: Vec<Ref> = (0..body.args.len()).map(|argument| Ref::Arg(place(argument))).collect();
-    let mut new = ScalarBody::new(read.iter().map(|&argument| body.args[argument]).collect::<Vec<_>>());
-    let value = new.inline(&alone, &arguments)[0];
-    Ok((new.yield_(value), read))
-}
-
-fn read_body<'c, 'a>(
+pub(crate) fn read_body<'c, 'a>(
     operation: Op<'c, 'a>,
     block: crate::Blk<'c, 'a>,
 ) -> Result<(ScalarBody, Vec<Val<'c, 'a>>), Error> {

@@ -35,6 +35,7 @@ macro_rules! passes {
 }
 
 passes![
+    crate::normalize::Normalize,
     crate::autodiff::Autodiff,
     crate::optimizer::Optimizer,
     crate::shard::Shard,
@@ -43,6 +44,7 @@ passes![
     crate::find_pairs::FindPairs,
     crate::fuse::Fuse,
     crate::configure_address_space::ConfigureAddressSpace,
+    crate::unfuse::Unfuse,
     crate::outline::Outline,
     crate::schedule::CheckSchedule,
 ];

@@ -54,16 +54,13 @@ struct Structured<'c, 'a> {
     program: LoopProgram,
 }
 
-/// The compiled results of one structured operation.
-type Compiled<'c, 'a> = Rc<Vec<Structured<'c, 'a>>>;
-
 /// Evaluates functions of one module.
 pub struct Interpreter<'c, 'a> {
     module: Op<'c, 'a>,
     grid: Grid,
     widen: bool,
     functions: HashMap<String, Function<'c, 'a>>,
-    structured: RefCell<HashMap<usize, Compiled<'c, 'a>>>,
+    structured: RefCell<HashMap<usize, Rc<[Structured<'c, 'a>]>>>,
 }
 
 /// The values of one function's execution.
@@ -195,8 +192,7 @@ impl<'c, 'a> Interpreter<'c, 'a> {
 
     fn operation(&self, operation: Op<'c, 'a>, scope: &mut Scope) -> Result<Vec<Lanes>, Error> {
         if Generic::is(operation) {
-            let compiled = self.compiled(operation)?;
-            return compiled.iter().map(|one| self.structured(operation, one, scope)).collect();
+            return self.structured(operation, scope);
         }
         if let Some(collective) = Collective::cast(operation) {
             let input = self.lanes(operation, collective.input()?, scope)?;
@@ -227,7 +223,12 @@ impl<'c, 'a> Interpreter<'c, 'a> {
         }
     }
 
-    fn structured(
+    fn structured(&self, operation: Op<'c, 'a>, scope: &Scope) -> Result<Vec<Lanes>, Error> {
+        let results = self.compiled(operation)?;
+        results.iter().map(|structured| self.result(operation, structured, scope)).collect()
+    }
+
+    fn result(
         &self,
         operation: Op<'c, 'a>,
         structured: &Structured<'c, 'a>,
@@ -252,23 +253,20 @@ impl<'c, 'a> Interpreter<'c, 'a> {
             .collect()
     }
 
-    fn compiled(&self, operation: Op<'c, 'a>) -> Result<Compiled<'c, 'a>, Error> {
+    fn compiled(&self, operation: Op<'c, 'a>) -> Result<Rc<[Structured<'c, 'a>]>, Error> {
         let key = ffi::op_key(operation);
         if let Some(found) = self.structured.borrow().get(&key) {
             return Ok(Rc::clone(found));
         }
         let compile = |generic: Generic<'c, 'a>| {
-            let operands = generic
-                .inputs
-                .iter()
-                .chain([&generic.init])
-                .map(|value| self.type_of(*value))
-                .collect::<Result<Vec<_>, Error>>()?;
+            let operands = generic.inputs.iter().chain([&generic.init]).map(|value| self.type_of(*value));
+            let operands = operands.collect::<Result<Vec<_>, _>>()?;
             let program = LoopProgram::new(&generic, &operands, self.widen);
             Ok(Structured { generic, program })
         };
-        let results = Generic::read_results(operation)?.into_iter().map(compile);
-        let structured = Rc::new(results.collect::<Result<Vec<_>, Error>>()?);
+        let compiled =
+            Generic::read_all(operation)?.into_iter().map(compile).collect::<Result<Vec<_>, Error>>()?;
+        let structured: Rc<[_]> = compiled.into();
         self.structured.borrow_mut().insert(key, Rc::clone(&structured));
         Ok(structured)
     }

@@ -133,7 +133,7 @@ impl<'c, 'a> Activity<'c, 'a> {
             _ => operands,
         };
         if Generic::is(operation)
-            && let Ok(generics) = Generic::read_results(operation)
+            && let Ok(generics) = Generic::read_all(operation)
         {
             let of = |generic: Generic<'c, 'a>| {
                 let all = generic.inputs.into_iter().chain([generic.init]).chain(generic.captures);

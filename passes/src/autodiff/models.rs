@@ -9,7 +9,7 @@ use t3c_ir::{
 
 use super::{Autodiff, Remat, differentiate};
 use crate::{
-    optimizer::{AdamW, append},
+    optimizer::{AdamW, Decay, Optimizer, Rule, append},
     shard::partition,
 };
 
@@ -50,6 +50,7 @@ fn input(port: &Port, seed: u64) -> Tensor {
         "a_plus" | "weight" => scaled(0.4, 0.5),
         "a_minus" => scaled(0.4, -0.5),
         "lr" => Tensor::f64([], [0.01]),
+        "apply" => Tensor::f64([], [1.0]),
         "bias1" => Tensor::f64([], [0.19]),
         "bias2" => Tensor::f64([], [0.002]),
         name if name.starts_with("v/") => scaled(0.01, 0.02),
@@ -106,19 +107,22 @@ fn a_training_step_of_two_layers_has_the_gradients_of_its_loss() {
     }
 }
 
-/// AdamW's step included: every result of every device is the part of the whole step's result.
+/// The optimizer's step included: every result of every device is the part of the whole step's result.
 #[test]
 fn a_partitioned_training_step_equals_the_whole() {
-    for (objective, tied, tp, remat) in [
-        (Objective::Lm, false, 2, Remat::Full),
-        (portool(), true, 3, Remat::Attention),
-        (Objective::Lm, true, 2, Remat::None),
+    let adamw = Optimizer { keep_gradients: true, ..Optimizer::default() };
+    let rule = Rule::Sgd { momentum: 0.9, nesterov: true };
+    let accumulated = Optimizer { rule, accumulate: true, decay: Decay::Matrices, ..adamw.clone() };
+    for (objective, tied, tp, remat, optimizer) in [
+        (Objective::Lm, false, 2, Remat::Full, &adamw),
+        (portool(), true, 3, Remat::Attention, &adamw),
+        (Objective::Lm, true, 2, Remat::None, &accumulated),
     ] {
         let context = Context::new();
         let step = |tp| {
             let module = training(&context, objective.clone(), tied, tp);
             differentiate(module.op(), &Autodiff { remat, ..Autodiff::default() }).unwrap();
-            append(module.op(), &AdamW { keep_gradients: true, ..AdamW::default() }).unwrap();
+            append(module.op(), optimizer).unwrap();
             module.verify().unwrap();
             module
         };
@@ -185,7 +189,8 @@ fn partitioning_before_differentiating_gives_the_same_gradients() {
     }
 }
 
-/// A layer's four sub-layers: two in the forward, and two in the backward, fed by two and by three products.
+/// A layer's four sub-layers: two in the forward, and two in the backward, fed by two and by three products. And what
+/// the split vocabulary sums: rows of the embedding, the softmax's two sums, the gradient of what the head reads.
 #[test]
 fn forward_and_backward_fuse_and_keep_their_bits() {
     let context = Context::new();
@@ -206,10 +211,10 @@ fn forward_and_backward_fuse_and_keep_their_bits() {
         assert!(remarks.contains(feeding), "{remarks}");
     }
     let text = fused.text(false);
-    // Four of the layer, and of the vocabulary: the embedding, the loss's two sums, the gradient of the last state.
     assert_eq!(text.matches("= t3.track_and_trigger").count(), 8, "{remarks}");
-    // What is left is the row maximum, and the norm of the gradients: one scalar, however many parameters are split.
-    assert_eq!(text.matches("shard.all_reduce").count(), 2, "{remarks}");
+    // What is left is the softmax's maximum and the norm of the gradients: one scalar, however many parameters are
+    // partitioned.
+    assert_eq!(text.matches("shard.all_reduce").count(), 2);
     let ports = function::entry(fused.op()).unwrap().argument_ports().unwrap();
     let interpreter = Interpreter::new(fused.op());
     let local = |device: u64| -> Vec<Tensor> {

@@ -163,7 +163,7 @@ pub fn flops(module: Op<'_, '_>, operation: Op<'_, '_>) -> u64 {
         };
     }
     walk::is(operation, "linalg.generic")
-        .then(|| Generic::read_results(operation).ok())
+        .then(|| Generic::read_all(operation).ok())
         .flatten()
         .map_or(0, |generics| generics.iter().map(Generic::flops).sum())
 }

@@ -23,7 +23,7 @@ pub struct Rule<'c, 'a> {
 /// When a structured operation cannot be read.
 pub fn read<'c, 'a>(operation: Op<'c, 'a>) -> Result<Vec<Generic<'c, 'a>>, Error> {
     if Generic::is(operation) {
-        return Generic::read_results(operation);
+        return Generic::read_all(operation);
     }
     let Some(op) = scalar_op(operation, &walk::name(operation)) else { return Ok(vec![]) };
     use melior::ir::operation::OperationLike;

@@ -316,7 +316,11 @@ impl<'t, 'c, 'a> Transpose<'t, 'c, 'a> {
     }
 
     fn is_built_anew(&self, owner: Op<'c, 'a>, value: Val<'c, 'a>) -> bool {
-        walk::is(owner, "shard.shard")
+        // An annotated activation is saved as it lies, not as it was before.
+        let annotates_argument = walk::is(owner, "shard.shard")
+            && owner.operand(0).is_ok_and(|operand| ffi::value_owner(operand).is_none());
+        annotates_argument
+            || walk::is(owner, "shard.sharding")
             || structured::is_scalar(value)
             || structured::is_constant(value)
             || !self.keep.keeps(owner, value)

@@ -113,6 +113,9 @@ fn checked(graph: &Graph, location: &str, shape: &[u64], splits: &[Vec<usize>]) 
         problem,
     };
     let listed: Vec<usize> = splits.iter().flatten().copied().collect();
+    if splits.len() > shape.len() {
+        return Err(bad("it has more dimensions than the tensor"));
+    }
     for (position, &axis) in listed.iter().enumerate() {
         let named = axes.get(axis).ok_or_else(|| bad("it names an axis that the grid lacks"))?;
         if named.size == 0 {
