@@ -370,7 +370,8 @@ impl<'c, 'a> LogSoftmax<'c, 'a> {
     }
 }
 
-fn stop_gradient<'c, 'a>(b: &Builder<'c, 'a>, value: Val<'c, 'a>) {
+/// Marks `value` as one of which no gradient is taken.
+pub(crate) fn stop_gradient<'c, 'a>(b: &Builder<'c, 'a>, value: Val<'c, 'a>) {
     if let Some(operation) = ffi::value_owner(value) {
         ffi::set_attribute(operation, STOP_GRADIENT, Attribute::unit(b.context()));
     }

@@ -7,7 +7,7 @@ use t3c_ir::{
     interpreter::{Interpreter, Tensor, gather, scatter},
 };
 
-use super::{Autodiff, differentiate};
+use super::{Autodiff, Remat, differentiate};
 use crate::{
     optimizer::{AdamW, append},
     shard::partition,
@@ -109,11 +109,15 @@ fn a_training_step_of_two_layers_has_the_gradients_of_its_loss() {
 /// AdamW's step included: every result of every device is the part of the whole step's result.
 #[test]
 fn a_partitioned_training_step_equals_the_whole() {
-    for (objective, tied, tp) in [(Objective::Lm, false, 2), (portool(), true, 3)] {
+    for (objective, tied, tp, remat) in [
+        (Objective::Lm, false, 2, Remat::Full),
+        (portool(), true, 3, Remat::Attention),
+        (Objective::Lm, true, 2, Remat::None),
+    ] {
         let context = Context::new();
         let step = |tp| {
             let module = training(&context, objective.clone(), tied, tp);
-            differentiate(module.op(), &Autodiff::default()).unwrap();
+            differentiate(module.op(), &Autodiff { remat, ..Autodiff::default() }).unwrap();
             append(module.op(), &AdamW { keep_gradients: true, ..AdamW::default() }).unwrap();
             module.verify().unwrap();
             module
