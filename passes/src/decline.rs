@@ -159,7 +159,7 @@ impl Decline {
             }
             Decline::NonlinearBetween { .. } => Some("move it behind the collective"),
             Decline::NamedOperation { .. } => {
-                Some("write it as linalg.generic; t3-generalize knows the usual ones")
+                Some("write it as linalg.generic; t3-normalize knows the usual ones")
             }
             Decline::NonzeroStart { .. } => Some("add the start in an operation of its own"),
             Decline::GatheredDimensionReduced { .. } => Some("gather along another dimension"),

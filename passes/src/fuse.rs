@@ -45,8 +45,6 @@ use crate::{
     region,
 };
 
-pub(crate) use crate::region::erase_unused;
-
 /// Which pairs to fuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {

@@ -15,8 +15,8 @@ pub mod dimensions;
 pub mod find_pairs;
 pub mod flow;
 pub mod fuse;
-pub mod generalize;
 pub mod group;
+mod normalize;
 pub mod optimizer;
 pub mod options;
 pub mod outline;
@@ -38,6 +38,10 @@ pub mod unfuse;
 mod cases;
 #[cfg(test)]
 mod pairs_tests;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+pub mod testing;
 
 pub use decline::Decline;
 pub use pass::{Pass, PassContext, PassError};

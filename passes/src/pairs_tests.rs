@@ -311,7 +311,7 @@ fn outcomes(model: &str, options: &t3c_frontends::Options) -> Vec<Remark> {
     let mut module = graph.build(&context).unwrap();
     let training = options.phase == t3c_frontends::Phase::Training;
     let mut passes = if training { vec!["t3-autodiff".to_owned()] } else { vec![] };
-    passes.extend(pipelines::sharding());
+    passes.extend(pipelines::sharding(false));
     passes.push("t3-split-all-reduce".to_owned());
     run_passes(&mut module, &passes, &mut Vec::new()).unwrap();
     let found: usize = candidates(&module).values().sum();

@@ -12,9 +12,13 @@ use crate::{
     remark::{self, Kind, Remark},
 };
 
-/// From annotations to one program a device.
-pub fn sharding() -> Vec<String> {
-    owned(&["t3-generalize", "t3-shard", "t3-simplify"])
+/// From annotations to one program a device; `reassociate` also allows rewrites that change the order of additions.
+pub fn sharding(reassociate: bool) -> Vec<String> {
+    owned(&[
+        "t3-normalize",
+        "t3-shard",
+        if reassociate { "t3-simplify{reassociate=1}" } else { "t3-simplify" },
+    ])
 }
 
 /// What the fusing passes need to know of the user's wishes and machine.
@@ -48,7 +52,7 @@ impl Default for Fusion {
 /// From collectives to track-and-trigger.
 pub fn fusion(options: &Fusion) -> Vec<String> {
     let Fusion { policy, rates, tile, blocks, algorithm } = options;
-    let mut passes = owned(&["t3-generalize", "t3-split-all-reduce", "t3-find-pairs"]);
+    let mut passes = owned(&["t3-normalize", "t3-split-all-reduce", "t3-find-pairs"]);
     passes.push(format!(
         "t3-fuse{{policy={policy} tile={tile} flops={:e} memory={:e} link={:e} latency={:e} trigger={:e} launch={:e}}}",
         rates.flops_per_second,

@@ -35,9 +35,9 @@ macro_rules! passes {
 }
 
 passes![
-    crate::generalize::Generalize,
+    crate::normalize::Normalize,
     crate::autodiff::Autodiff,
-    crate::optimizer::AdamW,
+    crate::optimizer::Optimizer,
     crate::shard::Shard,
     crate::simplify::Simplify,
     crate::split_all_reduce::SplitAllReduce,

@@ -9,7 +9,7 @@ use t3c_cpu::{
 };
 
 use super::{
-    Failure, Outcome,
+    Failure, Outcome, bench_sim,
     options::positive,
     output::{self, Format},
     table::Table,
@@ -25,7 +25,8 @@ use crate::{
   $ t3c bench gemm
   $ t3c bench gemm --format json --threads 1
   $ t3c bench layer --shapes 1x512x768x3072
-  $ t3c bench decode examples/models/smollm2-135m --batch 1,16")]
+  $ t3c bench decode examples/models/smollm2-135m --batch 1,16
+  $ t3c bench sim")]
 pub struct Bench {
     #[command(subcommand)]
     what: What,
@@ -39,6 +40,8 @@ enum What {
     Layer(Layer),
     /// Decode steps of a model with random weights in f32, beside the bandwidth at which memory is read
     Decode(Decode),
+    /// The simulator: time, events, memory, and how they grow with tiles and devices
+    Sim(bench_sim::Sim),
 }
 
 /// What all benchmarks take.
@@ -126,6 +129,7 @@ impl Bench {
             What::Decode(Decode { model, common, batch, seq }) => {
                 (decode(&model, &batch, seq, common.effort())?, common)
             }
+            What::Sim(bench) => return bench.run(),
         };
         if let Some(command) = &common.against {
             add_peer(&mut report, command)?;

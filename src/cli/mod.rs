@@ -5,11 +5,13 @@
 //! its end early (`t3c … | head`) is no error.
 
 mod bench;
+mod bench_sim;
 mod compile;
 mod credit;
 mod opt;
 mod options;
 mod output;
+mod pairs;
 mod progress;
 mod reproduce;
 mod run;

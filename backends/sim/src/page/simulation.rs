@@ -58,8 +58,15 @@ fn one(report: &Report) -> String {
     body + &numbers(report)
 }
 
+/// A sub-layer's name for a plot: without its place in a file, which the table of numbers has.
 fn name(layer: &SubLayerReport) -> String {
-    if layer.fused { layer.name.clone() } else { format!("{} (not fused)", layer.name) }
+    let short = short(&layer.name);
+    if layer.fused { short } else { format!("{short} (not fused)") }
+}
+
+fn short(name: &str) -> String {
+    let end = [" (", " at "].iter().filter_map(|mark| name.find(mark)).min().unwrap_or(name.len());
+    name[..end].trim_matches('"').to_owned()
 }
 
 fn speedups(report: &Report) -> String {
@@ -120,7 +127,10 @@ fn traffic(report: &Report) -> String {
                 t.ag_writes,
                 t.tracker_spills,
             ];
-            rows.push((format!("{}: {policy}", layer.name), bytes.iter().map(|b| *b as f64 / 1e6).collect()));
+            rows.push((
+                format!("{}: {policy}", short(&layer.name)),
+                bytes.iter().map(|b| *b as f64 / 1e6).collect(),
+            ));
         }
     }
     svg::stacked("Memory traffic by cause", "megabytes a device", &CAUSES, &rows)
