@@ -351,7 +351,8 @@ pub(crate) fn log_probability<'c, 'a>(
     })
 }
 
-fn stop_gradient<'c, 'a>(b: &Builder<'c, 'a>, value: Val<'c, 'a>) {
+/// Marks `value` as one of which no gradient is taken.
+pub(crate) fn stop_gradient<'c, 'a>(b: &Builder<'c, 'a>, value: Val<'c, 'a>) {
     if let Some(operation) = ffi::value_owner(value) {
         ffi::set_attribute(operation, STOP_GRADIENT, Attribute::unit(b.context()));
     }

@@ -247,6 +247,15 @@ pub fn affine_map_of<'c>(attribute: Attribute<'c>) -> Option<melior::ir::AffineM
     }
 }
 
+/// The indexing maps of a structured operation, named or generic; `None` for any other.
+pub fn linalg_maps<'c>(operation: Op<'c, '_>) -> Option<Attribute<'c>> {
+    // SAFETY: the C function returns a null attribute for what is no structured operation; only others are wrapped.
+    unsafe {
+        let raw = mlir_sys::mlirLinalgGetIndexingMapsAttribute(operation.to_raw());
+        (!raw.ptr.is_null()).then(|| Attribute::from_raw(raw))
+    }
+}
+
 /// An affine map as an attribute.
 pub fn affine_map_attribute<'c>(map: melior::ir::AffineMap<'c>) -> Attribute<'c> {
     // SAFETY: the attribute lives as long as the map's context.

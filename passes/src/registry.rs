@@ -35,14 +35,16 @@ macro_rules! passes {
 }
 
 passes![
+    crate::normalize::Normalize,
     crate::autodiff::Autodiff,
-    crate::optimizer::AdamW,
+    crate::optimizer::Optimizer,
     crate::shard::Shard,
     crate::simplify::Simplify,
     crate::split_all_reduce::SplitAllReduce,
     crate::find_pairs::FindPairs,
     crate::fuse::Fuse,
     crate::configure_address_space::ConfigureAddressSpace,
+    crate::unfuse::Unfuse,
     crate::outline::Outline,
     crate::schedule::CheckSchedule,
 ];

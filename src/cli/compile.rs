@@ -110,7 +110,7 @@ impl Compile {
         }
         let system = System::open(&self.system.system).map_err(Error::from)?;
         let compiled = self.model.passes.timed("compile", || self.model.compile(&system))?;
-        self.model.passes.report(&compiled.program);
+        self.model.passes.report(&compiled.program)?;
         match emit {
             Some(emit) => self.write(&compiled.program, emit),
             None => {

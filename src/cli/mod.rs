@@ -11,6 +11,7 @@ mod credit;
 mod opt;
 mod options;
 mod output;
+mod pairs;
 mod progress;
 mod reproduce;
 mod run;

@@ -69,7 +69,8 @@ MODELS = {
     "llama-yarn": like_llama("Llama", head_dim=12, max_position_embeddings=128, tie_word_embeddings=True,
                              rope_parameters=rope("yarn", factor=4.0, original_max_position_embeddings=32)),
     # A window on every layer.
-    "mistral": like_llama("Mistral", head_dim=8, sliding_window=5),
+    "mistral": like_llama("Mistral", head_dim=8, sliding_window=5, num_attention_heads=8, intermediate_size=44,
+                          vocab_size=36),
     # Biases on query, key and value only; a window from the second layer on.
     "qwen2": like_llama("Qwen2", use_sliding_window=True, sliding_window=5, max_window_layers=1, hidden_size=36),
     # Normalised heads.

@@ -44,8 +44,8 @@ const TO_BUFFERS: &str = "builtin.module(linalg-fuse-elementwise-ops,canonicaliz
 
 /// Buffers to loops to the LLVM dialect, with bare pointers as parameters.
 const TO_LLVM: &str = "builtin.module(func.func(convert-linalg-to-loops),fold-memref-alias-ops,lower-affine,\
-    convert-scf-to-cf,expand-strided-metadata,lower-affine,finalize-memref-to-llvm,\
-    convert-func-to-llvm{use-bare-ptr-memref-call-conv=1},convert-math-to-llvm,convert-arith-to-llvm,\
+    convert-scf-to-cf,expand-strided-metadata,lower-affine,finalize-memref-to-llvm,convert-math-to-llvm,\
+    convert-math-to-libm,convert-func-to-llvm{use-bare-ptr-memref-call-conv=1},convert-arith-to-llvm,\
     convert-index-to-llvm,convert-cf-to-llvm,reconcile-unrealized-casts)";
 
 /// The symbol under which a kernel is called with an array of pointers: inputs, results, workspace.

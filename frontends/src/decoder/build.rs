@@ -6,7 +6,7 @@ use t3c_ir::{
 };
 
 use super::{
-    Decoder, Role,
+    Decoder, Parallel, Role,
     layer::{GRID, Layer},
     loss, rope,
     weights::Weight,
@@ -209,7 +209,9 @@ impl<'c, 'a> Entry<'_, 'c, 'a> {
         if let Some(table) = self.weight(Role::Positions, false) {
             let b = self.at_role(Role::Positions);
             let positions = nn::lookup(&b, self.module.op(), table, self.data("position")?)?;
-            hidden = b.add(hidden, positions)?;
+            let [hidden_part, positions] =
+                [hidden, positions].map(|value| self.decoder.annotate_residual(&b, value));
+            hidden = b.add(hidden_part?, positions?)?;
         }
         self.decoder.annotate_residual(&self.b, hidden)
     }
@@ -267,6 +269,12 @@ impl<'c, 'a> Entry<'_, 'c, 'a> {
         let (decoder, config) = (self.decoder, &self.decoder.config);
         let b = self.at_role(Role::FinalNorm);
         let mut hidden = match self.find("rows") {
+            Some(rows) if decoder.plan.parallel.sequence => {
+                // Rows may be any of the tokens of their block.
+                let split = Parallel::first(decoder.plan.parallel.tokens(), 2);
+                let block = decoder.annotate(&b, "residual", hidden, &split)?;
+                nn::aligned_lookup(&b, self.module.op(), block, rows)?
+            }
             Some(rows) if decoder.plan.parallel.tokens().is_empty() => {
                 nn::lookup(&b, self.module.op(), hidden, rows)?
             }

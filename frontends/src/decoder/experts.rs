@@ -35,9 +35,10 @@ impl<'c, 'a> Place<'_, 'c, 'a> {
         let (gate, up) = (grouped(x, Role::ExpertGate)?, grouped(x, Role::ExpertUp)?);
         let function = self.decoder.config.activation.function();
         let active = nn::gated(&self.at(Role::ExpertGate), gate, up, function)?;
-        let y = grouped(active, Role::ExpertDown)?;
-        let element = TensorType::of(y)?.element;
         let b = self.at(Role::ExpertDown);
+        // Back to where the tokens are at once: nothing but rows changes hands.
+        let y = self.decoder.annotate_tokens(&b, "rows", grouped(active, Role::ExpertDown)?)?;
+        let element = TensorType::of(y)?.element;
         let weighted = b.map("pscd,psc->pscd", &[y, shares], |body| {
             let share = nn::cast(body, Ref::Arg(1), element);
             body.mul(Ref::Arg(0), share)

@@ -164,7 +164,7 @@ impl Decoder {
         self.annotate(b, name, value, &Parallel::first(tokens, rank))
     }
 
-    /// The residual stream with its sharding.
+    /// The residual stream with its sharding: also what is added to it, where more is done to that first.
     pub(super) fn annotate_residual<'c, 'a>(
         &self,
         b: &Builder<'c, 'a>,
@@ -249,8 +249,14 @@ impl<'c, 'a> Place<'_, 'c, 'a> {
     }
 
     fn norm(&self, x: Val<'c, 'a>, role: Role) -> Result<Val<'c, 'a>, Error> {
-        let weight = self.weight(role)?;
-        self.decoder.norm(&self.at(role), x, weight, self.find(role, true))
+        let (b, weight) = (self.at(role), self.weight(role)?);
+        let normal = self.decoder.norm(&b, x, weight, self.find(role, true))?;
+        // Its gradient is a sum over devices, which is scattered for having this place.
+        if self.decoder.plan.parallel.sequence {
+            self.decoder.annotate_residual(&b, normal)
+        } else {
+            Ok(normal)
+        }
     }
 
     fn build(&self, inputs: &Inputs<'c, 'a>) -> Result<Vec<Val<'c, 'a>>, Error> {
@@ -283,7 +289,8 @@ impl<'c, 'a> Place<'_, 'c, 'a> {
         };
         let b = self.at(role);
         let joined = if self.decoder.config.residual == Residual::Sandwich {
-            let biased = self.biased(added, role)?;
+            // The norm is taken where the residual stream lies.
+            let biased = self.decoder.annotate_residual(&b, self.biased(added, role)?)?;
             b.add(x, self.norm(biased, before)?)?
         } else {
             let biases: Vec<_> = self.find(role, true).into_iter().collect();

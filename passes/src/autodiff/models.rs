@@ -7,7 +7,7 @@ use t3c_ir::{
     interpreter::{Interpreter, Tensor, gather, scatter},
 };
 
-use super::{Autodiff, differentiate};
+use super::{Autodiff, Remat, differentiate};
 use crate::{
     optimizer::{AdamW, append},
     shard::partition,
@@ -109,11 +109,15 @@ fn a_training_step_of_two_layers_has_the_gradients_of_its_loss() {
 /// AdamW's step included: every result of every device is the part of the whole step's result.
 #[test]
 fn a_partitioned_training_step_equals_the_whole() {
-    for (objective, tied, tp) in [(Objective::Lm, false, 2), (portool(), true, 3)] {
+    for (objective, tied, tp, remat) in [
+        (Objective::Lm, false, 2, Remat::Full),
+        (portool(), true, 3, Remat::Attention),
+        (Objective::Lm, true, 2, Remat::None),
+    ] {
         let context = Context::new();
         let step = |tp| {
             let module = training(&context, objective.clone(), tied, tp);
-            differentiate(module.op(), &Autodiff::default()).unwrap();
+            differentiate(module.op(), &Autodiff { remat, ..Autodiff::default() }).unwrap();
             append(module.op(), &AdamW { keep_gradients: true, ..AdamW::default() }).unwrap();
             module.verify().unwrap();
             module
@@ -148,7 +152,8 @@ fn a_partitioned_training_step_equals_the_whole() {
     }
 }
 
-/// A layer's four sub-layers: two in the forward, and two in the backward, fed by two and by three products.
+/// A layer's four sub-layers: two in the forward, and two in the backward, fed by two and by three products. And what
+/// the split vocabulary sums: rows of the embedding, the softmax's two sums, the gradient of what the head reads.
 #[test]
 fn forward_and_backward_fuse_and_keep_their_bits() {
     let context = Context::new();
@@ -169,9 +174,10 @@ fn forward_and_backward_fuse_and_keep_their_bits() {
         assert!(remarks.contains(feeding), "{remarks}");
     }
     let text = fused.text(false);
-    assert_eq!(text.matches("= t3.track_and_trigger").count(), 4, "{remarks}");
-    // What is left is the norm of the gradients: one scalar, however many parameters are partitioned.
-    assert_eq!(text.matches("shard.all_reduce").count(), 1);
+    assert_eq!(text.matches("= t3.track_and_trigger").count(), 8, "{remarks}");
+    // What is left is the softmax's maximum and the norm of the gradients: one scalar, however many parameters are
+    // partitioned.
+    assert_eq!(text.matches("shard.all_reduce").count(), 2);
     let ports = function::entry(fused.op()).unwrap().argument_ports().unwrap();
     let interpreter = Interpreter::new(fused.op());
     let local = |device: u64| -> Vec<Tensor> {

@@ -17,15 +17,15 @@ pub struct Rule<'c, 'a> {
     gradient: Val<'c, 'a>,
 }
 
-/// A structured operation, or elementwise work on tensors read as one.
+/// A structured operation, or elementwise work on tensors read as one; one a result, and none where it is neither.
 ///
 /// # Errors
-/// When it is neither.
-pub fn read<'c, 'a>(operation: Op<'c, 'a>) -> Result<Option<Generic<'c, 'a>>, Error> {
+/// When a structured operation cannot be read.
+pub fn read<'c, 'a>(operation: Op<'c, 'a>) -> Result<Vec<Generic<'c, 'a>>, Error> {
     if Generic::is(operation) {
-        return Generic::read(operation).map(Some);
+        return Generic::read_all(operation);
     }
-    let Some(op) = scalar_op(operation, &walk::name(operation)) else { return Ok(None) };
+    let Some(op) = scalar_op(operation, &walk::name(operation)) else { return Ok(vec![]) };
     use melior::ir::operation::OperationLike;
     let inputs: Vec<Val<'c, 'a>> = operation.operands().collect();
     let result = TensorType::of(operation.result(0)?.into())?;
@@ -36,8 +36,8 @@ pub fn read<'c, 'a>(operation: Op<'c, 'a>) -> Result<Option<Generic<'c, 'a>>, Er
     let arguments: Vec<Ref> = (0..inputs.len()).map(Ref::Arg).collect();
     let value = body.push(op, &arguments, result.element);
     let rank = result.shape.len();
-    let Some(&init) = inputs.first() else { return Ok(None) };
-    Ok(Some(Generic {
+    let Some(&init) = inputs.first() else { return Ok(vec![]) };
+    Ok(vec![Generic {
         init,
         maps: types.iter().chain([&result]).map(|r#type| (0..r#type.shape.len()).collect()).collect(),
         iterators: vec![Iterator::Parallel; rank],
@@ -46,7 +46,7 @@ pub fn read<'c, 'a>(operation: Op<'c, 'a>) -> Result<Option<Generic<'c, 'a>>, Er
         captures: vec![],
         inputs,
         result,
-    }))
+    }])
 }
 
 impl<'c, 'a> Rule<'c, 'a> {
@@ -78,11 +78,9 @@ impl<'c, 'a> Rule<'c, 'a> {
             return Ok(());
         }
         Err(self.refuse(match self.generic.body.combiner() {
-            Some((ScalarOp::MaxF | ScalarOp::MinF, _)) => {
-                "the gradient of a maximum over a loop is ambiguous at ties; mark it `t3.stop_gradient` where \
-                 what uses it does not depend on it (as the row maximum of a softmax)"
+            Some((ScalarOp::MulF, _)) => {
+                "a product over a loop has no gradient rule; take the sum of logarithms"
             }
-            Some((ScalarOp::MulF, _)) => "a product over a loop has no gradient rule; take the sum of logarithms",
             _ => "the body is no sum into its output; split it into elementwise work and a sum",
         }))
     }
@@ -266,6 +264,12 @@ impl<'c, 'a> Rule<'c, 'a> {
 fn loop_order(target: &[usize], loops: usize) -> Vec<usize> {
     let rest = (0..loops).filter(|index| !target.contains(index));
     target.iter().copied().chain(rest).collect()
+}
+
+/// Whether a value is no tensor: offsets and other scalars are computed again rather than kept.
+pub fn is_scalar(value: Val<'_, '_>) -> bool {
+    use melior::ir::{TypeLike, ValueLike};
+    !value.r#type().is_ranked_tensor()
 }
 
 /// Whether a value is a constant everywhere; such values are built anew rather than kept.
