@@ -106,6 +106,10 @@ impl Program {
         &self.remarks
     }
 
+    pub(crate) fn add_remarks(&mut self, remarks: Vec<Remark>) {
+        self.remarks.extend(remarks);
+    }
+
     /// Pairs found, fused and declined.
     pub fn summary(&self) -> Summary {
         let counts = t3c_passes::pipelines::pair_counts(&self.remarks);

@@ -64,7 +64,8 @@ pub struct PolicyReport {
     pub parts: Vec<PartReport>,
     /// Bytes that one device put on its links.
     pub link_bytes: u64,
-    /// Their share of what one link could have carried in the time.
+    /// Their share of what the links could have carried in the time: one way round a ring, one line to a switch,
+    /// a link to each other device.
     pub link_utilisation: f64,
     /// Tracked blocks that fired on a device.
     pub blocks_fired: u64,
