@@ -67,6 +67,7 @@ impl Golden {
             flat: false,
             gradients: Some(Vec::new()),
             weights: self.folder(),
+            threads: 0,
         };
         run_language_model(&self.folder(), &request).expect("outputs")
     }

@@ -55,9 +55,9 @@ pub struct Degrees {
     /// What backward recomputes: none, attention, full, or a budget in bytes (this version: none)
     #[arg(long, value_name = "WHAT", default_value = "none", hide_default_value = true)]
     pub remat: String,
-    /// Threads a device (this version: 1; `bench` takes more)
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive(), hide_default_value = true)]
-    pub threads: u64,
+    /// Threads of each device; results do not depend on it [default: the machine's cores divided among the devices]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub threads: Option<u64>,
 }
 
 /// How the passes run.
@@ -155,6 +155,12 @@ pub fn positive() -> clap::builder::RangedU64ValueParser {
 }
 
 impl Degrees {
+    /// How native code is made.
+    pub fn cpu_options(&self) -> crate::CpuOptions {
+        let threads = self.threads.and_then(|threads| usize::try_from(threads).ok()).unwrap_or(0);
+        crate::CpuOptions { threads, ..crate::CpuOptions::default() }
+    }
+
     /// Refuses what this version does not do.
     pub fn check(&self) -> Result<(), Error> {
         let only = |option: &str, found: &str, expected: &str| {
@@ -169,9 +175,6 @@ impl Degrees {
             Self { sequence_parallel: true, .. } => only("--sequence-parallel", "it", "none"),
             Self { zero, .. } if zero != "0" => only("--zero", zero, "0"),
             Self { remat, .. } if remat != "none" => only("--remat", remat, "none"),
-            Self { threads: 2.., .. } => {
-                only("--threads", &self.threads.to_string(), "1: a device has one thread")
-            }
             _ => Ok(()),
         }
     }
