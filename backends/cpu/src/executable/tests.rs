@@ -395,3 +395,31 @@ fn a_row_of_a_kernel_has_the_bits_of_the_row_alone() {
         }
     }
 }
+
+#[test]
+fn kernels_that_join_a_product_change_no_bit() {
+    let n = 128;
+    let x: Vec<f32> = numbers(128 * 128, 6);
+    let (text, squares) = squares(n, n);
+    let product = run(&text, &squares, &x);
+    let (text, alone) = sums_of_squares(n);
+    let expected = run(&text, &alone, &product);
+    let mut both = squares.clone();
+    let program = &mut both.programs[0];
+    program.buffers.push(buffer(&[n, n]));
+    let compute = StepKind::Compute(kernel("k", vec![1], vec![2]));
+    program.steps.push(Step { id: 1, after: Vec::new(), location: "here".into(), kind: compute });
+    program.results = vec![2];
+    for threads in [1, 2, 5] {
+        let context = Context::new();
+        let module = context.parse(&text, "test.mlir").expect("a module");
+        let options = Options { threads, ..Options::default() };
+        let mut executable = Executable::new(&context, &module, &both, options).expect("native code");
+        assert!(executable.plan.instances[1].joined);
+        let mut state = executable.state();
+        let port = executable.arguments()[0].clone();
+        state.set("x", &port.r#type, &port.split, &bytes(&x)).expect("x");
+        executable.run(&mut state).expect("a run");
+        assert_eq!(floats(&state.get("y").expect("y").1), expected);
+    }
+}
