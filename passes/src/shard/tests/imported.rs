@@ -9,7 +9,7 @@ fn partition(grids: &str, function: &str) -> Result<Vec<String>, String> {
     let context = Context::new();
     let source = format!("{grids}\n{function}\n");
     let mut module = context.parse(&source, "case.mlir").unwrap_or_else(|error| panic!("{error}\n{source}"));
-    let passes = pipelines::sharding();
+    let passes = pipelines::sharding(false);
     // Twice: nothing is left to do.
     for _ in 0..2 {
         run_passes(&mut module, &passes, &mut Vec::new()).map_err(|error| error.to_string())?;

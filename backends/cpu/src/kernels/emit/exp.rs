@@ -1,4 +1,4 @@
-//! The exponential function as a vector polynomial.
+//! exp, tanh and erf as vector polynomials.
 
 use inkwell::FloatPredicate;
 use inkwell::values::VectorValue;
@@ -30,18 +30,60 @@ pub fn emit_exp<'c>(f: &Emitter<'c, '_>, x: VectorValue<'c>) -> Result<VectorVal
     let r = f.fma(n, constant(-LN_2[0]), x)?;
     let r = f.fma(n, constant(-LN_2[1]), r)?;
 
-    let (&highest, rest) = POLYNOMIAL.split_first().ok_or(Error::UnexpectedType("polynomial"))?;
-    let polynomial = rest.iter().try_fold(constant(highest), |sum, &next| f.fma(sum, r, constant(next)))?;
+    let polynomial = emit_horner(f, &POLYNOMIAL, r)?;
     let exp_r = f.add(f.fma(polynomial, f.mul(r, r)?, r)?, constant(1.0))?;
     emit_scale_by_power(f, exp_r, shifted)
 }
 
-/// tanh of every lane by way of exp, within 2⁻²³ absolutely; infinities give ±1.
+/// (tanh(x) − x) / x³ in powers of x², highest first, for |x| < 0.625 (Cephes, `tanhf.c`).
+const TANH: [f32; 5] = [-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1];
+
+/// tanh of every lane, within 4 units in the last place.
 pub fn emit_tanh<'c>(f: &Emitter<'c, '_>, x: VectorValue<'c>) -> Result<VectorValue<'c>, Error> {
     let lanes = x.get_type().get_size() as usize;
-    let one = f.constant_splat(lanes, 1.0);
+    let constant = |value| f.constant_splat(lanes, value);
+    let square = f.mul(x, x)?;
+    let small = emit_horner(f, &TANH, square)?;
+    let small = f.fma(f.mul(small, square)?, x, x)?;
+    // 1 − 2 / (exp(2x) + 1): exact at infinities, NaN stays.
     let exp = emit_exp(f, f.add(x, x)?)?;
-    f.sub(one, f.div(f.constant_splat(lanes, 2.0), f.add(exp, one)?)?)
+    let large = f.sub(constant(1.0), f.div(constant(2.0), f.add(exp, constant(1.0))?)?)?;
+    let is_small =
+        f.builder().build_float_compare(FloatPredicate::OLT, square, constant(0.625 * 0.625), "")?;
+    vector(f.builder().build_select(is_small, small, large, "")?)
+}
+
+/// erf(x) ≈ x · P(x²) / Q(x²) for |x| ≤ 4, beyond which it is ±1; highest powers first (Eigen).
+const ERF_P: [f32; 7] = [
+    -2.726_142_3e-10,
+    2.770_681_4e-8,
+    -2.101_024e-6,
+    -5.692_506_5e-5,
+    -7.349_906_3e-4,
+    -2.954_6e-3,
+    -1.609_603_3e-2,
+];
+const ERF_Q: [f32; 5] = [-1.456_607_2e-5, -2.133_740_6e-4, -1.682_827e-3, -7.373_329e-3, -1.426_473_9e-2];
+
+/// erf of every lane, within 2⁻²¹ absolutely.
+pub fn emit_erf<'c>(f: &Emitter<'c, '_>, x: VectorValue<'c>) -> Result<VectorValue<'c>, Error> {
+    let lanes = x.get_type().get_size() as usize;
+    let x = emit_clamp(f, x, f.constant_splat(lanes, -4.0), f.constant_splat(lanes, 4.0))?;
+    let square = f.mul(x, x)?;
+    let (p, q) = (emit_horner(f, &ERF_P, square)?, emit_horner(f, &ERF_Q, square)?);
+    f.div(f.mul(x, p)?, q)
+}
+
+/// The polynomial of these coefficients, highest power first.
+fn emit_horner<'c>(
+    f: &Emitter<'c, '_>,
+    coefficients: &[f32],
+    x: VectorValue<'c>,
+) -> Result<VectorValue<'c>, Error> {
+    let lanes = x.get_type().get_size() as usize;
+    let (&highest, rest) = coefficients.split_first().ok_or(Error::UnexpectedType("polynomial"))?;
+    let start = f.constant_splat(lanes, highest);
+    rest.iter().try_fold(start, |sum, &next| f.fma(sum, x, f.constant_splat(lanes, next)))
 }
 
 /// Clamps, and keeps NaN: both comparisons are false of it.

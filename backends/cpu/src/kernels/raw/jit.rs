@@ -106,8 +106,8 @@ impl JitBuilder {
 
     /// Adds a module that was built elsewhere in [`JitBuilder::raw_context`], such as MLIR's translation.
     ///
-    /// Each of its functions gets the machine's target attributes, and calls to `llvm.exp` become
-    /// our polynomial, vectors of it in vectorised loops. Functions it only declares are
+    /// Each of its functions gets the machine's target attributes, and calls to exp, tanh and erf become
+    /// our polynomials, vectors of it in vectorised loops. Functions it only declares are
     /// resolved among the other modules, [`JitBuilder::map_symbol`] and the process.
     ///
     /// # Safety
@@ -139,7 +139,7 @@ impl JitBuilder {
         module.verify().map_err(|text| Error::Verify { module: name.clone(), message: text.to_string() })?;
         // SAFETY: as in `add_module`; `module` is of this context.
         let context = unsafe { self.context.get() };
-        let functions = math::replace_exp(context, &module, &self.machine)?;
+        let functions = math::replace_functions(context, &module, &self.machine)?;
         self.run_passes(&module, passes)?;
         if !functions.is_empty() {
             math::make_inline(context, &module, &functions);
