@@ -12,6 +12,7 @@ use t3c_passes::{
     pipelines, run_passes,
     schedule::schedule,
     shard::EXPERT_LOAD,
+    shard::Stage as Zero,
 };
 use t3c_sim::System;
 
@@ -45,6 +46,7 @@ pub struct Compiler {
     chooses_degree: bool,
     remat: Remat,
     reassociate: bool,
+    zero: Zero,
     expert_load: Vec<f64>,
 }
 
@@ -59,6 +61,7 @@ impl Compiler {
             chooses_degree: false,
             remat: Remat::None,
             reassociate: false,
+            zero: Zero::Off,
             expert_load: Vec::new(),
         }
     }
@@ -117,6 +120,12 @@ impl Compiler {
     /// Whether rewrites may change the order of additions.
     pub fn reassociate(mut self, reassociate: bool) -> Self {
         self.reassociate = reassociate;
+        self
+    }
+
+    /// What data parallelism splits beside tokens.
+    pub fn zero(mut self, stage: Zero) -> Self {
+        self.zero = stage;
         self
     }
 
@@ -200,7 +209,7 @@ impl Compiler {
         set_expert_load(&module, &self.expert_load)?;
         let mut remarks = Vec::new();
         let model = module.text(true);
-        run_passes(&mut module, &pipelines::sharding(self.reassociate), &mut remarks)?;
+        run_passes(&mut module, &pipelines::sharding_with(self.zero, self.reassociate), &mut remarks)?;
         let sharded = module.text(true);
         let fusion = pipelines::fusion(&self.fusion(graph.info().element));
         run_passes(&mut module, &fusion, &mut remarks)?;

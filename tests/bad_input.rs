@@ -237,14 +237,16 @@ fn options_that_do_not_fit() {
     let compile = |extra: &[&str]| t3c(&[&["compile", "examples/models/t-nlg.json"], extra].concat());
     refused(&compile(&["--tp", "3"]), &["tp", "3"]);
     refused(&compile(&["--dp", "3"]), &["--dp", "3", "batch of 8"]);
-    for (option, value) in [("--zero", "1"), ("--threads", "4"), ("--remat", "full"), ("--remat", "some")] {
+    for (option, value) in [("--threads", "4"), ("--remat", "full"), ("--remat", "some")] {
         refused(&compile(&[option, value]), &[option, value]);
     }
     refused(&compile(&["--remarks-file", "remarks.txt"]), &["--remarks-file", "remarks.txt", ".yaml"]);
     for option in ["--sequence-parallel", "--reassociate"] {
         refused(&t3c(&["run", LLAMA, "--tokens", "1", option]), &[option]);
     }
-    refused(&t3c(&["run", LLAMA, "--tokens", "1", "--dp", "2"]), &["--dp", "2"]);
+    for (option, value) in [("--dp", "2"), ("--zero", "1")] {
+        refused(&t3c(&["run", LLAMA, "--tokens", "1", option, value]), &[option, value]);
+    }
     refused(&t3c(&["compile", LLAMA, "--tp", "5"]), &["num_attention_heads", "5", "degrees that fit"]);
     refused(&compile(&["--phase", "decode"]), &["--phase", "decode"]);
     refused(&t3c(&["run", LLAMA, "--tokens", "1", "--dtype", "f16"]), &["--dtype", "f16", "f32"]);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use t3c_frontends::{Format, Options, Phase, detect};
 use t3c_ir::Element;
-use t3c_passes::{Remark, autodiff::Remat, fuse::Policy, remark::to_yaml};
+use t3c_passes::{Remark, autodiff::Remat, fuse::Policy, remark::to_yaml, shard::Stage as Zero};
 
 use super::output;
 use crate::{Compiler, Error, Program, Stage, System, files, program::phase_name, train};
@@ -52,7 +52,7 @@ pub struct Degrees {
     /// Split activations between tensor-parallel blocks along the tokens
     #[arg(long)]
     pub sequence_parallel: bool,
-    /// Stage of optimizer-state sharding: 0, 1 or 3 (this version: 0)
+    /// What data parallelism splits beside tokens: 0 nothing, 1 the optimizer's state, 3 parameters as well
     #[arg(long, value_name = "STAGE", default_value = "0", value_parser = ["0", "1", "3"], hide_possible_values = true, hide_default_value = true)]
     pub zero: String,
     /// What backward computes again: none, attention (all but products and attention), full, or a budget in bytes of what
@@ -170,11 +170,7 @@ impl Degrees {
 
     /// Refuses what compiling does not do.
     pub fn check(&self) -> Result<(), Error> {
-        self.remat()?;
-        match self {
-            Self { zero, .. } if zero != "0" => unsupported("--zero", zero, "0"),
-            _ => Ok(()),
-        }
+        self.remat().map(drop)
     }
 
     /// Refuses what running on this machine does not do.
@@ -184,7 +180,17 @@ impl Degrees {
             Self { ep: Some(ep @ 2..), .. } => unsupported("--ep", &ep.to_string(), "1"),
             Self { sequence_parallel: true, .. } => unsupported("--sequence-parallel", "it", "none"),
             Self { remat, .. } if remat != "none" => unsupported("--remat", remat, "none"),
+            Self { zero, .. } if zero != "0" => unsupported("--zero", zero, "0"),
             _ => self.check(),
+        }
+    }
+
+    /// What data parallelism splits beside tokens.
+    pub fn stage(&self) -> Zero {
+        match self.zero.as_str() {
+            "1" => Zero::State,
+            "3" => Zero::Parameters,
+            _ => Zero::Off,
         }
     }
 
@@ -349,7 +355,7 @@ impl ModelOptions {
         }
         let compiler = Compiler::from_path(&self.model).options(options).choose_degree();
         let compiler = compiler.remat(self.degrees.remat()?).reassociate(self.passes.reassociate);
-        let compiler = compiler.expert_load(self.expert_load()?);
+        let compiler = compiler.expert_load(self.expert_load()?).zero(self.degrees.stage());
         let program = compiler.fuse(self.fuse()).system(system.clone()).compile()?;
         let info = program.info();
         let mut choices = vec![Choice::new("phase", phase_name(phase), self.phase.is_some(), "default")];
