@@ -169,3 +169,75 @@ impl Search<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use t3c_ir::{Element, Ref, ScalarBody, ScalarOp, TensorType};
+
+    use super::*;
+    use crate::algebra::{Leaf, Tables, rules::rewrites};
+
+    fn tables() -> Tables {
+        let unary = |op, element| {
+            let mut body = ScalarBody::new([Element::F32, element]);
+            let value = body.push(op, &[Ref::Arg(0)], element);
+            body.yield_(value)
+        };
+        let mut tables = Tables { axes: vec![4], groups: vec![vec![0]], ..Tables::default() };
+        tables.function(unary(ScalarOp::FloatCast, Element::Bf16));
+        tables.function(unary(ScalarOp::Exp, Element::F32));
+        tables.values.push(Leaf { r#type: TensorType::new([2, 6], Element::F32), same: 0 });
+        tables
+    }
+
+    /// Saturates with these roots; the roots and the program as it stands.
+    fn saturated(roots: &[&str]) -> (Graph, Vec<Id>, Choice) {
+        let mut graph = Graph::new(tables());
+        let roots: Vec<Id> = roots.iter().map(|root| graph.add_expr(&root.parse().unwrap())).collect();
+        graph.rebuild();
+        let standing: Choice = graph.classes().map(|class| (class.id, class.nodes[0].clone())).collect();
+        let runner = egg::Runner::<Term, Tables>::new(Tables::default())
+            .with_egraph(graph)
+            .run(&rewrites(false).unwrap());
+        (runner.egraph, roots, standing)
+    }
+
+    fn gathers(search: &Search<'_>, choice: &Choice) -> usize {
+        let needed = search.needed(choice).unwrap();
+        needed.iter().filter(|class| matches!(choice[class], Term::Gather(_))).count()
+    }
+
+    #[test]
+    fn a_shared_gather_stays_one_where_trees_would_gather_twice() {
+        // Alone, the cast is cheaper before the gather; but the whole is gathered for another anyway.
+        let (graph, roots, standing) =
+            saturated(&["(map 0 (gather 0 0 (value 0)))", "(gather 0 0 (value 0))"]);
+        let roots: Vec<Id> = roots.iter().map(|root| graph.find(*root)).collect();
+        let search = Search { graph: &graph, roots: roots.clone(), costs: Costs(&graph) };
+        assert_eq!(gathers(&search, &search.trees()), 2, "or the test shows nothing");
+        let (choice, cost) = cheapest(&graph, &roots, &standing).unwrap();
+        assert_eq!(gathers(&search, &choice), 1);
+        assert!(cost < search.cost(&search.trees()).unwrap());
+    }
+
+    #[test]
+    fn work_alone_moves_to_the_part() {
+        let (graph, roots, standing) = saturated(&["(map 0 (map 1 (gather 0 0 (value 0))))"]);
+        let (choice, cost) = cheapest(&graph, &roots, &standing).unwrap();
+        assert!(matches!(choice[&graph.find(roots[0])], Term::Gather(_)));
+        let search = Search { graph: &graph, roots, costs: Costs(&graph) };
+        assert_eq!(search.cost(&choice), Some(cost));
+    }
+
+    #[test]
+    fn a_choice_that_needs_itself_costs_nothing_sensible() {
+        let (graph, roots, _) = saturated(&["(slice 0 0 (gather 0 0 (value 0)))"]);
+        let root = graph.find(roots[0]);
+        let mut choice: Choice =
+            graph.classes().map(|class| (class.id, class.nodes[0].clone())).collect();
+        let slice = graph[root].nodes.iter().find(|term| matches!(term, Term::Slice(_))).unwrap();
+        choice.insert(root, slice.clone());
+        let search = Search { graph: &graph, roots: vec![root], costs: Costs(&graph) };
+        assert_eq!(search.cost(&choice), None);
+    }
+}
