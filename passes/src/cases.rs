@@ -4,7 +4,7 @@
 //! Else the first line names the passes (`// pass: t3-split-all-reduce`, several separated by commas). Checked for
 //! every case, without a word in the file: the result verifies, prints and parses back to itself, a second run
 //! changes nothing (unless the file says `// once`), and every function means the same before and after, on all
-//! devices (functions of large or dynamic tensors are not interpreted).
+//! devices (functions of large or dynamic tensors are not interpreted). `// locations` prints them too.
 
 use std::{collections::HashMap, fs, path::Path};
 
@@ -57,7 +57,7 @@ fn run_case(path: &Path) -> String {
         assert_eq!(module.text(false), after, "a second run of {file} changes nothing");
     }
     text.push_str("---\n");
-    text.push_str(&after);
+    text.push_str(&if source.contains("// locations") { module.text(true) } else { after });
     if passes.iter().any(|pass| pass == "t3-schedule") {
         let schedule = crate::schedule(module.op()).expect("the pass made one already");
         text.push_str(&format!("---\n{schedule}"));
@@ -101,7 +101,8 @@ fn run_every_pass(source: &str, file: &str) -> String {
 /// After partitioning, devices take parts of the arguments: the whole is compared with what they put together. The
 /// optimizer adds arguments: its own tests compare with a plain loop.
 fn changes_arguments(passes: &[String]) -> bool {
-    passes.iter().any(|pass| pass == "t3-shard" || pass == "t3-optimizer")
+    let name = |pass: &String| pass.split('{').next().unwrap_or_default().to_owned();
+    passes.iter().any(|pass| ["t3-shard", "t3-optimizer"].contains(&name(pass).as_str()))
 }
 
 /// A reduce-scatter in an all-reduce's place adds the same numbers in another order; all else keeps every bit.

@@ -32,9 +32,12 @@ pub mod schedule;
 pub mod shard;
 pub mod simplify;
 pub mod split_all_reduce;
+pub mod unfuse;
 
 #[cfg(test)]
 mod cases;
+#[cfg(test)]
+mod pairs_tests;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use t3c_ir::{Context, Module, interpreter::Tensor};
 
 use crate::{
     fuse::Policy,
-    pipelines::{Fusion, fusion, sharding_with},
+    pipelines::{Fusion, fusion, sharding},
     run_passes,
     testing::{
         Model, Program, build, build_program, inputs, models, on_the_grid, programs, run_program, whole,
@@ -60,7 +60,7 @@ fn road(model: &Model, reassociate: bool, count: &RefCell<Found>) -> Result<(), 
     let inputs = inputs(&module);
     let expected = whole(&module, &inputs);
     let options = Fusion { policy: Policy::Always, ..Fusion::default() };
-    let mut passes = sharding_with(reassociate);
+    let mut passes = sharding(reassociate);
     passes.extend(fusion(&options));
     passes.push("t3-outline".to_owned());
     let mut unfused: Option<Vec<Tensor>> = None;

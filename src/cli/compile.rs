@@ -109,8 +109,13 @@ impl Compile {
             output::check_writable(path)?;
         }
         let system = System::open(&self.system.system).map_err(Error::from)?;
-        let compiled = self.model.passes.timed("compile", || self.model.compile(&system))?;
-        self.model.passes.report(&compiled.program);
+        let mut compiled = self.model.passes.timed("compile", || self.model.compile(&system))?;
+        // A program that does not fit the system has no figures, which the summary says.
+        let judged = self.model.passes.timed("simulate", || compiled.program.judge(&system));
+        if let (Err(problem), true) = (judged, self.model.passes.verbose) {
+            output::message(&format!("not simulated: {problem}"));
+        }
+        self.model.passes.report(&compiled.program)?;
         match emit {
             Some(emit) => self.write(&compiled.program, emit),
             None => {
@@ -128,7 +133,7 @@ impl Compile {
                     .timed("summary", || Summary::new(&compiled.program, choices, &system, is_native))?;
                 match self.format {
                     Format::Table => output::print(&summary.text())?,
-                    Format::Json => output::print_json(&summary.json())?,
+                    Format::Json => output::print_json(&summary.report())?,
                 }
                 Ok(())
             }

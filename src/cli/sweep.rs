@@ -73,8 +73,8 @@ impl Changed {
         let options = &mut changed.model;
         match key {
             "tp" => options.degrees.tp = Some(number()?),
-            "dp" => options.degrees.dp = number()?,
-            "ep" => options.degrees.ep = number()?,
+            "dp" => options.degrees.dp = Some(number()?),
+            "ep" => options.degrees.ep = Some(number()?),
             "batch" => options.batch = Some(number()?),
             "seq" => options.seq = Some(number()?),
             "zero" => options.degrees.zero = value.to_owned(),

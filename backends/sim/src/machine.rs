@@ -268,7 +268,10 @@ impl Machine<'_> {
             .devices
             .iter()
             .enumerate()
-            .flat_map(|(index, device)| device.trackers.iter().flat_map(move |t| t.waiting(index)))
+            .flat_map(|(index, device)| {
+                let trackers = device.trackers.iter().flat_map(move |trackers| trackers.waiting(index));
+                trackers.chain(device.collective.iter().flat_map(move |state| state.waiting(index)))
+            })
             .collect();
         if !waiting.is_empty() {
             return Err(Error::Deadlock { location: String::new(), waiting });

@@ -41,6 +41,7 @@ pub(crate) mod tests;
 use t3c_ir::{Op, Splits, attributes::string, function, walk};
 use t3c_schedule::Reduction;
 
+pub use graph::LOAD as EXPERT_LOAD;
 pub use pass::Shard;
 pub use sharding::{Sharding, Step};
 

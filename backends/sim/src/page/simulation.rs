@@ -52,7 +52,7 @@ fn one(report: &Report) -> String {
     body += "<h2>Memory traffic</h2>\n<p>Bytes requested at one device's memory in each sub-layer, by cause. Track-and-trigger reads less for the exchange, because memory adds in place and the first part goes straight to the neighbour.</p>\n";
     body += &traffic(report);
     body += &over_time(report);
-    body += "<h2>Links</h2>\n<p>Share of one link's capacity that is used during the sub-layer.</p>\n";
+    body += "<h2>Links</h2>\n<p>Share of the links' capacity that is used during the sub-layer.</p>\n";
     body += &links(report);
     body += "<h2>Numbers</h2>\n";
     body + &numbers(report)
@@ -192,7 +192,7 @@ fn links(report: &Report) -> String {
         .iter()
         .map(|layer| (name(layer), names.iter().map(|n| share(layer, n)).collect()))
         .collect();
-    svg::dots("Link utilisation by policy", "percent of one link's capacity", &names, &rows, 0.0)
+    svg::dots("Link utilisation by policy", "percent of the links' capacity", &names, &rows, 0.0)
 }
 
 fn numbers(report: &Report) -> String {
