@@ -93,7 +93,7 @@ fn run_every_pass(source: &str, file: &str) -> String {
     let mut text: String =
         registry::list().iter().map(|entry| one(entry.name, &[entry.name.to_owned()])).collect();
     let options = Fusion { policy: Policy::Always, ..Fusion::default() };
-    let road = [pipelines::sharding(), pipelines::fusion(&options), pipelines::schedule()].concat();
+    let road = [pipelines::sharding(false), pipelines::fusion(&options), pipelines::schedule()].concat();
     text.push_str(&one("all", &road));
     text
 }

@@ -3,7 +3,7 @@
 shard.grid @grid(shape = 4)
 
 func.func @main(%x: tensor<8x4xf32>, %w: tensor<8x4xf32>) -> tensor<2x8xf32> {
-  %y = t3.track_and_trigger ins(%x, %w : tensor<8x4xf32>, tensor<8x4xf32>) reduce_scatter on @grid axes = [0] dim = 0 {
+  %y = t3.track_and_trigger reduce_scatter on @grid axes = [0] dim = 0 (%x, %w) : (tensor<8x4xf32>, tensor<8x4xf32>) -> tensor<2x8xf32> {
   ^bb0(%a: tensor<8x4xf32>, %b: tensor<8x4xf32>):
     %c = arith.constant 0.0 : f32
     %e = tensor.empty() : tensor<8x8xf32>
@@ -16,6 +16,6 @@ func.func @main(%x: tensor<8x4xf32>, %w: tensor<8x4xf32>) -> tensor<2x8xf32> {
       linalg.yield %s : f32
     } -> tensor<8x8xf32>
     t3.yield %p : tensor<8x8xf32>
-  } : tensor<2x8xf32>
+  }
   return %y : tensor<2x8xf32>
 }

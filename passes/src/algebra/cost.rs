@@ -39,7 +39,7 @@ impl Costs<'_> {
             Term::Slice([g, _, x]) => 2.0 * bytes(graph, *x) / devices(*g),
             Term::View([m, x]) => {
                 let r#type = graph.analysis.layouts[number(graph, *m) as usize].of(&type_of(graph, *x));
-                bytes(graph, *x) + (r#type.elements() * r#type.element.bytes()) as f64
+                bytes(graph, *x) + r#type.elements() as f64 * r#type.element.bytes() as f64
             }
             Term::Cut([k, x]) => {
                 let elements: u64 = graph.analysis.cuts[number(graph, *k) as usize].sizes.iter().product();

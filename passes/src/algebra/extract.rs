@@ -10,10 +10,10 @@ use egg::{Extractor, Id, Language};
 
 use super::{Facts, Graph, Term, cost::Costs};
 
-/// Evaluations of a whole choice after which improving stops.
-const EVALUATIONS: usize = 4_000;
-/// Classes up to which each class's own best graph is sought.
-const CLASSES: usize = 3_000;
+/// Classes costed after which improving stops.
+const COSTED: usize = 400_000;
+/// Classes, times those that the program needs, up to which each class's own best graph is sought.
+const SETS: usize = 200_000;
 /// What a change must save.
 const LEAST: f64 = 1e-6;
 
@@ -28,7 +28,7 @@ pub fn cheapest(graph: &Graph, roots: &[Id], given: &Choice) -> Option<(Choice, 
     let mut standing = trees.clone();
     standing.extend(given.iter().map(|(class, term)| (graph.find(*class), term.clone())));
     let mut candidates = vec![standing, trees];
-    if graph.number_of_classes() <= CLASSES {
+    if graph.number_of_classes() * given.len() <= SETS {
         candidates.push(search.graphs());
     }
     let costed = candidates.into_iter().filter_map(|choice| search.cost(&choice).map(|cost| (choice, cost)));
@@ -143,17 +143,19 @@ impl Search<'_> {
 
     /// Changes one class at a time while that helps.
     fn improve(&self, mut choice: Choice, mut cost: f64) -> (Choice, f64) {
-        let mut evaluations = 0;
+        let mut costed = 0;
         loop {
             let before = cost;
-            for class in self.needed(&choice).unwrap_or_default() {
+            let needed = self.needed(&choice).unwrap_or_default();
+            let count = needed.len();
+            for class in needed {
                 let terms = &self.graph[class].nodes;
                 if terms.len() < 2 {
                     continue;
                 }
                 for term in terms {
-                    evaluations += 1;
-                    if evaluations > EVALUATIONS {
+                    costed += count;
+                    if costed > COSTED {
                         return (choice, cost);
                     }
                     let Some(known) = choice.insert(class, term.clone()) else { continue };

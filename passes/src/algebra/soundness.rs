@@ -81,6 +81,11 @@ impl Sampler {
         self.grouped(axes)
     }
 
+    /// A group of one device.
+    pub fn alone(&mut self) -> String {
+        self.grouped(&[])
+    }
+
     /// Two groups along different axes.
     pub fn groups(&mut self) -> (String, String) {
         let first = self.below(2);
