@@ -6,12 +6,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use egg::{Extractor, Id, Language};
+use egg::{Id, Language};
 
-use super::{Facts, Graph, Term, cost::Costs};
+use super::{Graph, Term, cost::Costs};
 
 /// Classes costed after which improving stops.
-const COSTED: usize = 400_000;
+const COSTED: usize = 200_000;
 /// Classes, times those that the program needs, up to which each class's own best graph is sought.
 const SETS: usize = 200_000;
 /// What a change must save.
@@ -36,6 +36,12 @@ pub fn cheapest(graph: &Graph, roots: &[Id], given: &Choice) -> Option<(Choice, 
     improved.reduce(|best, other| if other.1 < best.1 - LEAST { other } else { best })
 }
 
+/// The best tree of each class.
+#[cfg(test)]
+pub(super) fn trees(graph: &Graph) -> Choice {
+    Search { graph, roots: vec![], costs: Costs(graph) }.trees()
+}
+
 struct Search<'g> {
     graph: &'g Graph,
     roots: Vec<Id>,
@@ -43,18 +49,43 @@ struct Search<'g> {
 }
 
 impl Search<'_> {
-    /// The best tree of each class.
+    /// All classes, in the order in which they were made: operands mostly before their users.
+    fn classes(&self) -> Vec<Id> {
+        let mut ids: Vec<Id> = self.graph.classes().map(|class| class.id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The best tree of each class, from the leaves up until nothing changes.
     fn trees(&self) -> Choice {
-        let extractor = Extractor::new(self.graph, Costs(self.graph));
-        let best = |class: &egg::EClass<Term, Facts>| (class.id, extractor.find_best_node(class.id).clone());
-        self.graph.classes().map(best).collect()
+        let whole = |operand: Id| operand;
+        let terms: Vec<(Id, &Term, f64)> = self
+            .classes()
+            .into_iter()
+            .flat_map(|class| self.graph[class].nodes.iter().map(move |term| (class, term)))
+            .map(|(class, term)| (class, term, self.costs.of(term, &whole)))
+            .collect();
+        let mut best: HashMap<Id, (f64, &Term)> = HashMap::new();
+        let mut changed = true;
+        while changed {
+            changed = false;
+            for (class, term, own) in &terms {
+                let operands = term.children().iter().map(|child| best.get(&self.graph.find(*child)));
+                let below: Option<f64> = operands.map(|known| known.map(|(cost, _)| cost)).sum();
+                let Some(cost) = below.map(|below| below + own) else { continue };
+                if best.get(class).is_none_or(|(known, _)| cost < known - LEAST) {
+                    best.insert(*class, (cost, *term));
+                    changed = true;
+                }
+            }
+        }
+        best.into_iter().map(|(class, (_, term))| (class, term.clone())).collect()
     }
 
     /// The best graph of each class on its own, from the leaves up until nothing changes.
     fn graphs(&self) -> Choice {
         let mut best: HashMap<Id, (f64, HashMap<Id, f64>, Term)> = HashMap::new();
-        let mut ids: Vec<Id> = self.graph.classes().map(|class| class.id).collect();
-        ids.sort_unstable();
+        let ids = self.classes();
         let mut changed = true;
         while changed {
             changed = false;
