@@ -78,7 +78,8 @@ fn run_every_pass(source: &str, file: &str) -> String {
         match run_passes(&mut module, passes, &mut Vec::new()) {
             Ok(()) => {
                 let text = module.text(false);
-                let again = context.parse(&text, file).unwrap_or_else(|e| panic!("{file}: {name}: {e}\n{text}"));
+                let again =
+                    context.parse(&text, file).unwrap_or_else(|e| panic!("{file}: {name}: {e}\n{text}"));
                 assert_eq!(again.text(false), text, "{file}: {name}");
                 format!("{name}: fine\n")
             }

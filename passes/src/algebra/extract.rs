@@ -266,8 +266,7 @@ mod tests {
     fn a_choice_that_needs_itself_costs_nothing_sensible() {
         let (graph, roots, _) = saturated(&["(slice 0 0 (gather 0 0 (value 0)))"]);
         let root = graph.find(roots[0]);
-        let mut choice: Choice =
-            graph.classes().map(|class| (class.id, class.nodes[0].clone())).collect();
+        let mut choice: Choice = graph.classes().map(|class| (class.id, class.nodes[0].clone())).collect();
         let slice = graph[root].nodes.iter().find(|term| matches!(term, Term::Slice(_))).unwrap();
         choice.insert(root, slice.clone());
         let search = Search { graph: &graph, roots: vec![root], costs: Costs(&graph) };

@@ -444,8 +444,6 @@ fn top<'c, 'a>(op: Op<'c, 'a>) -> Op<'c, 'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use t3c_ir::{Context, context::render_location};
 
     use super::*;
@@ -488,21 +486,19 @@ mod tests {
     }
 
     #[test]
-    fn a_long_function_is_searched_in_time() {
-        // What hangs together may be long: the limits hold, and what is found is valid.
+    fn a_long_function_meets_the_limits() {
+        // What hangs together may be long: the limits hold, and what is found so far is used.
         let chain = |at: usize| match at % 4 {
             0 => Move::Along { what: 0, x: 0, d: 0, group: 0, max: false },
             1 => Move::Unary { x: 0, op: at },
             2 => Move::Along { what: 1, x: 0, d: 0, group: 0, max: false },
             _ => Move::Binary { x: 0, y: 3, op: 0 },
         };
-        let program = Program { axes: vec![2], moves: (0..400).map(chain).collect() };
+        let program = Program { axes: vec![2], moves: (0..200).map(chain).collect() };
         let context = Context::new();
         let mut module = build_program(&context, &program);
-        let start = Instant::now();
         let mut remarks = vec![];
         run_passes(&mut module, &["t3-simplify"], &mut remarks).unwrap();
-        eprintln!("{:?}", start.elapsed());
         assert!(remarks.iter().any(|remark| remark.reason == "search-limit"), "or the test shows nothing");
         assert!(remarks.iter().any(|remark| remark.reason == "simplified"), "{remarks:?}");
     }
