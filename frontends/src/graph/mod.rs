@@ -101,6 +101,8 @@ impl ModelGraph {
     }
 
     fn fill_info(&mut self) -> Result<(), Error> {
+        self.info.degrees = self.degrees();
+        self.check_degree()?;
         let mut parameters = self.parameters("parameters", &self.model.parameters, "")?;
         let mut layers = 0;
         for (index, op) in self.model.ops.iter().enumerate() {
@@ -117,10 +119,9 @@ impl ModelGraph {
                 )?);
             }
         }
-        self.info.degrees = self.degrees();
         self.info.layers = layers.max(1);
         self.info.parameters = parameters;
-        self.check_degree()
+        Ok(())
     }
 
     /// A graph of the whole has shardings, a graph of one device has collectives; none has both.

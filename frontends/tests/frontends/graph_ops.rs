@@ -190,8 +190,8 @@ fn shardings_name_axes_one_or_many() {
     assert!(text.contains("[[0], [1]]"), "{text}");
     let refused = |split: Value| with(split).err().expect("refused").to_string();
     assert_eq!(refused(json!(["tp", null])), "`ops[0].split[0]` = 2 is not divisible by tp = 3");
-    assert!(refused(json!(["dp"])).contains("1 entries for a shape of 2 dimensions"));
-    assert!(refused(json!(["dp", "dp"])).contains("the axis `dp` twice"));
+    assert!(refused(json!(["tp"])).contains("1 entries for a shape of 2 dimensions"));
+    assert!(refused(json!(["tp", "tp"])).contains("the axis `tp` twice"));
 }
 
 #[test]
