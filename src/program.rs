@@ -44,7 +44,7 @@ pub struct Program {
 }
 
 /// Pairs over all layers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Pairs {
     /// Candidates.
     pub found: u64,
@@ -55,7 +55,7 @@ pub struct Pairs {
 }
 
 /// What `t3c compile` prints.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Summary {
     /// The model's name.
     pub model: String,

@@ -226,6 +226,8 @@ pub struct Request {
     pub gradients: Option<Vec<String>>,
     /// A safetensors file or checkpoint folder.
     pub weights: std::path::PathBuf,
+    /// Threads of each device; 0 for the machine's cores divided among the devices.
+    pub threads: usize,
 }
 
 /// Logits of the sequences, and with gradients also the loss.
@@ -249,9 +251,10 @@ pub fn run_language_model(model: &Path, request: &Request) -> Result<Outputs, Er
             None => compiler,
         }
     };
+    let cpu = || t3c_cpu::Options { threads: request.threads, ..t3c_cpu::Options::default() };
     let tensors = files::read_tensors(&request.weights)?;
     let mut outputs = Outputs::new();
-    let mut forward = Runner::new(compiler(Phase::Prefill, Goal::Forward), t3c_cpu::Options::default())?;
+    let mut forward = Runner::new(compiler(Phase::Prefill, Goal::Forward), cpu())?;
     forward.set_weights(&request.weights, &tensors)?;
     forward.set_tokens(&request.sequences)?;
     forward.run()?;
@@ -271,7 +274,7 @@ pub fn run_language_model(model: &Path, request: &Request) -> Result<Outputs, Er
             !names.is_empty() && parameter.sources.iter().any(|source| wanted(&source.tensor))
         });
         let goal = Goal::Gradients(parts.map(|parameter| format!("param/{}", parameter.name)).collect());
-        let mut training = Runner::new(compiler(Phase::Training, goal), t3c_cpu::Options::default())?;
+        let mut training = Runner::new(compiler(Phase::Training, goal), cpu())?;
         training.set_weights(&request.weights, &tensors)?;
         training.set_tokens(&request.sequences)?;
         training.set_next_token_targets(&request.sequences)?;

@@ -26,13 +26,33 @@ struct Golden {
     tps: &'static [u64],
 }
 
-const GROUPED: Golden = Golden { name: "grouped", tps: &[1, 3] };
-const TIED: Golden = Golden { name: "tied", tps: &[1, 2, 3] };
-const UNTIED: Golden = Golden { name: "untied", tps: &[1, 2, 3] };
+const GROUPED: Golden = Golden { name: "llama/grouped", tps: &[1, 3] };
+const TIED: Golden = Golden { name: "llama/tied", tps: &[1, 2, 3] };
+const UNTIED: Golden = Golden { name: "llama/untied", tps: &[1, 2, 3] };
+
+/// Every other family: one device, and two where they take one set of key-value heads each.
+const FAMILIES: [Golden; 16] = [
+    Golden { name: "families/gemma2", tps: &[1, 2] },
+    Golden { name: "families/gpt2", tps: &[1, 2] },
+    Golden { name: "families/gpt_neox", tps: &[1, 2] },
+    Golden { name: "families/gpt_neox-sequential", tps: &[1] },
+    Golden { name: "families/llama-dynamic", tps: &[1] },
+    Golden { name: "families/llama-yarn", tps: &[1] },
+    Golden { name: "families/mistral", tps: &[1] },
+    Golden { name: "families/mixtral", tps: &[1, 2] },
+    Golden { name: "families/opt", tps: &[1] },
+    Golden { name: "families/opt-post-norm", tps: &[1] },
+    Golden { name: "families/phi3-long", tps: &[1] },
+    Golden { name: "families/phi3-short", tps: &[1] },
+    Golden { name: "families/qwen2", tps: &[1] },
+    Golden { name: "families/qwen3", tps: &[1] },
+    Golden { name: "families/qwen3_moe", tps: &[1] },
+    Golden { name: "families/qwen3_moe-normalised", tps: &[1, 2] },
+];
 
 impl Golden {
     fn folder(&self) -> PathBuf {
-        repository("tests/goldens/llama").join(self.name)
+        repository("tests/goldens").join(self.name)
     }
 
     fn weights(&self) -> Tensors {
@@ -67,6 +87,7 @@ impl Golden {
             flat: false,
             gradients: Some(Vec::new()),
             weights: self.folder(),
+            threads: 0,
         };
         run_language_model(&self.folder(), &request).expect("outputs")
     }
@@ -221,6 +242,16 @@ fn logits_and_gradients_of_tied_embeddings() {
 #[test]
 fn logits_and_gradients_of_untied_embeddings() {
     UNTIED.check_outputs();
+}
+
+#[test]
+fn every_family_runs_as_transformers_runs_it() {
+    FAMILIES.iter().for_each(Golden::check_outputs);
+}
+
+#[test]
+fn every_family_decodes_with_a_cache() {
+    FAMILIES.iter().for_each(Golden::check_decode);
 }
 
 #[test]

@@ -57,14 +57,12 @@ impl<'c, 'a> Generic<'c, 'a> {
             }
         }
         let one = |number: usize| {
-            let body = part(&body, inputs, number).ok_or_else(|| {
-                Error::at(operation, "a result is computed from the initial value of another")
-            })?;
+            let (body, read) = part(operation, &body, &iterators, number)?;
             let reads = |inst: &crate::Inst| matches!(inst.op, crate::ScalarOp::Extract(_));
             Ok(Self {
-                inputs: operands[..inputs].to_vec(),
-                init: operands[inputs + number],
-                maps: maps[..inputs].iter().chain([&maps[inputs + number]]).cloned().collect(),
+                inputs: read[..read.len() - 1].iter().map(|&operand| operands[operand]).collect(),
+                init: operands[read[read.len() - 1]],
+                maps: read.iter().map(|&operand| maps[operand].clone()).collect(),
                 iterators: iterators.clone(),
                 extents: extents.clone(),
                 captures: if body.insts.iter().any(reads) { captures.clone() } else { vec![] },
@@ -99,39 +97,36 @@ fn iterators(operation: Op<'_, '_>, maps: &[Vec<usize>], inputs: usize) -> Resul
     Ok((0..loops).map(|at| if parallel(at) { Iterator::Parallel } else { Iterator::Reduction }).collect())
 }
 
-/// What result `number` needs of a body of several: `None` if that is another output.
-fn part(body: &ScalarBody, inputs: usize, number: usize) -> Option<ScalarBody> {
-    let wanted = *body.yields.get(number)?;
-    let mut needed = vec![false; body.insts.len()];
-    let mut pending = vec![wanted];
-    while let Some(value) = pending.pop() {
-        if let Ref::Inst(index) = value
-            && !std::mem::replace(&mut needed[index], true)
-        {
-            pending.extend(&body.insts[index].operands);
-        }
+/// The body of one result alone, and the operands that it takes: all inputs, then its own initial value. What
+/// elementwise work reads of another result's initial value is an input like any other.
+fn part(
+    operation: Op<'_, '_>,
+    body: &ScalarBody,
+    iterators: &[Iterator],
+    number: usize,
+) -> Result<(ScalarBody, Vec<usize>), Error> {
+    let inputs = body.args.len() - body.yields.len();
+    if body.yields.len() == 1 {
+        return Ok((body.clone(), (0..=inputs).collect()));
     }
-    let mut args = body.args[..inputs].to_vec();
-    args.push(*body.args.get(inputs + number)?);
-    let mut own = ScalarBody::new(args);
-    let mut known: Vec<Option<Ref>> = Vec::with_capacity(body.insts.len());
-    let translate = |value: Ref, known: &[Option<Ref>]| match value {
-        Ref::Arg(index) if index < inputs => Some(Ref::Arg(index)),
-        Ref::Arg(index) if index == inputs + number => Some(Ref::Arg(inputs)),
-        Ref::Arg(_) => None,
-        Ref::Inst(index) => known[index],
+    let mut alone = body.clone().yield_(body.yields[number]);
+    alone.prune();
+    let is_read = |argument: usize| {
+        let argument = Ref::Arg(argument);
+        alone.yields.contains(&argument) || alone.insts.iter().any(|inst| inst.operands.contains(&argument))
     };
-    for (inst, _) in body.insts.iter().zip(&needed) {
-        let operands: Option<Vec<Ref>> =
-            inst.operands.iter().map(|&value| translate(value, &known)).collect();
-        let index = known.len();
-        known.push(match operands {
-            Some(operands) if needed[index] => Some(own.push(inst.op, &operands, inst.element)),
-            _ => None,
-        });
+    let own = inputs + number;
+    let others: Vec<usize> =
+        (inputs..body.args.len()).filter(|&argument| argument != own && is_read(argument)).collect();
+    if !others.is_empty() && iterators.contains(&Iterator::Reduction) {
+        return Err(Error::at(operation, "the results of one reduction depend on each other; split it"));
     }
-    own.yields = vec![translate(wanted, &known)?];
-    Some(own)
+    let read: Vec<usize> = (0..inputs).chain(others).chain([own]).collect();
+    let place = |argument| read.iter().position(|&other| other == argument).unwrap_or(0);
+    let arguments: Vec<Ref> = (0..body.args.len()).map(|argument| Ref::Arg(place(argument))).collect();
+    let mut new = ScalarBody::new(read.iter().map(|&argument| body.args[argument]).collect::<Vec<_>>());
+    let value = new.inline(&alone, &arguments)[0];
+    Ok((new.yield_(value), read))
 }
 
 /// Whether an operation computes element by element on tensors of one shape (`arith.addf` on tensors).

@@ -38,7 +38,7 @@ pub fn kind(module: Op<'_, '_>, op: Op<'_, '_>) -> Kind {
     if op.result_count() != 1 || walk::is(op, "linalg.fill") {
         return Kind::Other;
     }
-    if Generic::is(op) {
+    if walk::is(op, "linalg.generic") {
         let Ok(generic) = Generic::read(op) else { return Kind::Other };
         return match generic.contraction() {
             Some(contraction) if is_product(&contraction) => match is_zero(generic.init) {

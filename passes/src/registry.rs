@@ -28,7 +28,7 @@ macro_rules! passes {
             check: |options| <$pass as Pass>::from_options(options).map(drop),
             make: |options| {
                 static ID: PassId = PassId(0);
-                <$pass as Pass>::from_options(options).ok().map(|pass| external(pass, &ID))
+                <$pass as Pass>::from_options(options).ok().map(|pass| external(pass, &ID, options))
             },
         }),*];
     };

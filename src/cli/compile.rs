@@ -133,7 +133,7 @@ impl Compile {
                     .timed("summary", || Summary::new(&compiled.program, choices, &system, is_native))?;
                 match self.format {
                     Format::Table => output::print(&summary.text())?,
-                    Format::Json => output::print_json(&summary.json())?,
+                    Format::Json => output::print_json(&summary.report())?,
                 }
                 Ok(())
             }

@@ -59,9 +59,9 @@ pub struct Degrees {
     /// is kept [default: none]
     #[arg(long, value_name = "WHAT", default_value = "none", hide_default_value = true)]
     pub remat: String,
-    /// Threads a device (this version: 1; `bench` takes more)
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive(), hide_default_value = true)]
-    pub threads: u64,
+    /// Threads of each device; results do not depend on it [default: the machine's cores divided among the devices]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub threads: Option<u64>,
 }
 
 /// How the passes run.
@@ -162,14 +162,17 @@ pub fn positive() -> clap::builder::RangedU64ValueParser {
 }
 
 impl Degrees {
+    /// How native code is made.
+    pub fn cpu_options(&self) -> crate::CpuOptions {
+        let threads = self.threads.and_then(|threads| usize::try_from(threads).ok()).unwrap_or(0);
+        crate::CpuOptions { threads, ..crate::CpuOptions::default() }
+    }
+
     /// Refuses what compiling does not do.
     pub fn check(&self) -> Result<(), Error> {
         self.remat()?;
         match self {
             Self { zero, .. } if zero != "0" => unsupported("--zero", zero, "0"),
-            Self { threads: 2.., .. } => {
-                unsupported("--threads", &self.threads.to_string(), "1: a device has one thread")
-            }
             _ => Ok(()),
         }
     }

@@ -16,7 +16,7 @@ use super::{
     output,
 };
 use crate::{
-    Compiler, CpuOptions, Error, HostTensor, Outputs, Runner, files,
+    Compiler, Error, HostTensor, Outputs, Runner, files,
     run::{Request, run_language_model},
 };
 
@@ -120,6 +120,7 @@ impl Run {
             flat,
             gradients: self.grad.clone(),
             weights: self.weights.clone().unwrap_or_else(|| folder.to_owned()),
+            threads: self.degrees.cpu_options().threads,
         };
         run_language_model(&self.model, &request)
     }
@@ -167,7 +168,8 @@ impl Run {
         if let Some(tp) = self.degrees.tp {
             compiler = compiler.tp(tp);
         }
-        let mut runner = self.passes.timed("compile", || Runner::new(compiler, CpuOptions::default()))?;
+        let mut runner =
+            self.passes.timed("compile", || Runner::new(compiler, self.degrees.cpu_options()))?;
         for (index, port) in runner.executable().arguments().to_vec().iter().enumerate() {
             let key = format!("in/{index}");
             let tensor = tensors.get(&key).or_else(|| tensors.get(&port.name)).ok_or_else(|| {

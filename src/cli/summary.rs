@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use t3c_passes::Remark;
 use t3c_schedule::{Compute, Consume, Fused, Schedule, StepKind, Work};
 
@@ -141,27 +141,54 @@ impl<'p> Summary<'p> {
     }
 
     /// For programs.
-    pub fn json(&self) -> Value {
-        let mut value = json!({
-            "schema": SCHEMA,
-            "model": self.totals.model,
-            "layers": self.totals.layers,
-            "parameters": self.parameters,
-            "pairs": self.totals.pairs,
-            "pair_groups": self.pairs,
-            "address_spaces": self.address_spaces,
-            "predicted_speedup": self.prediction.as_ref().ok(),
-            "remarks": self.remarks,
-        });
-        for choice in &self.choices {
+    pub fn report(&self) -> Report<'_> {
+        let choice = |choice: &Choice| {
             let number = choice.value.parse::<u64>();
-            value[choice.name] = number.map_or_else(|_| choice.value.clone().into(), Value::from);
+            (choice.name, number.map_or_else(|_| choice.value.clone().into(), Value::from))
+        };
+        Report {
+            schema: SCHEMA,
+            model: &self.totals.model,
+            layers: self.totals.layers,
+            parameters: self.parameters,
+            pairs: self.totals.pairs,
+            pair_groups: &self.pairs,
+            address_spaces: &self.address_spaces,
+            predicted_speedup: self.prediction.as_ref().ok(),
+            remarks: self.remarks,
+            native: self.native,
+            choices: self.choices.iter().map(choice).collect(),
         }
-        if let Some(native) = self.native {
-            value["native"] = json!(native);
-        }
-        value
     }
+}
+
+/// The JSON form, `t3c.compile/1`.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Report<'s> {
+    /// Always `t3c.compile/1`.
+    pub schema: &'static str,
+    /// The model's name.
+    pub model: &'s str,
+    /// Repeated layers.
+    pub layers: u64,
+    /// Elements of all parameters.
+    pub parameters: u64,
+    /// Pairs over all layers.
+    pub pairs: program::Pairs,
+    /// What each pair is and what became of it.
+    pub pair_groups: &'s [Group],
+    /// The configuration of each distinct fused operation.
+    pub address_spaces: &'s [AddressSpace],
+    /// What the simulator predicts; null where it cannot.
+    pub predicted_speedup: Option<&'s Prediction>,
+    /// Why each pair was fused or not, with its place in the model.
+    pub remarks: &'s [Remark],
+    /// With `--target cpu`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub native: Option<Native>,
+    /// Phase, sizes, degrees, target and system.
+    #[serde(flatten)]
+    pub choices: BTreeMap<&'static str, Value>,
 }
 
 impl Native {

@@ -9,6 +9,7 @@ pub mod bench;
 pub mod error;
 pub mod executable;
 pub mod kernels;
+mod lanes;
 pub mod lower;
 pub mod rows;
 mod unsafe_memory;

@@ -18,6 +18,7 @@ use t3c_ir::{
 use crate::{
     Error,
     kernels::JitBuilder,
+    lanes,
     rows::{self, Rows},
     unsafe_translate,
 };
@@ -161,6 +162,9 @@ fn add_kernel(module: &Module<'_>, kernel: Function<'_, '_>) -> Result<Needs, Er
     }
     copy.set_signature(&arguments, &results)?;
     let rows = rows::narrow(copy)?;
+    for operation in walk::walk(copy.0).into_iter().filter(|op| walk::is(*op, "linalg.generic")) {
+        lanes::split(operation)?;
+    }
     for operation in walk::walk(copy.0).into_iter().filter(|op| walk::is(*op, "linalg.generic")) {
         reorder_loops(operation)?;
     }
@@ -370,10 +374,19 @@ fn with_packed_entries<'c>(
     module: &Module<'c>,
     compiled: &Compiled,
 ) -> Result<Module<'c>, Error> {
+    let body = walk::body(module.op()).map(walk::operations).unwrap_or_default();
+    // A step's operands, results and workspace never overlap, but for operands with each other, which are read.
+    for function in body.iter().copied().filter(|op| walk::is(*op, "llvm.func")) {
+        let Some(block) = walk::body(function) else { continue };
+        let attributes = vec!["{llvm.noalias}"; block.argument_count()].join(", ");
+        let attributes = melior::ir::Attribute::parse(context.mlir(), &format!("[{attributes}]"));
+        if let Some(attributes) = attributes {
+            t3c_ir::ffi::set_attribute(function, "arg_attrs", attributes);
+        }
+    }
     let mut text = module.text(false);
     let end = text.rfind('}').unwrap_or(text.len());
     text.truncate(end);
-    let body = walk::body(module.op()).map(walk::operations).unwrap_or_default();
     for function in body.into_iter().filter(|op| walk::is(*op, "llvm.func")) {
         let (Some(name), Some(block)) = (attributes::string(function, "sym_name"), walk::body(function))
         else {

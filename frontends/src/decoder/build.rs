@@ -190,7 +190,7 @@ impl<'c, 'a> Entry<'_, 'c, 'a> {
         let (hidden, caches) = self.layers(layers, hidden, rotation)?;
         let logits = self.head(hidden)?;
         match self.decoder.plan.phase {
-            Phase::Training => self.loss(logits),
+            Phase::Training => self.loss(logits, &caches),
             _ => Ok([vec![logits], caches].concat()),
         }
     }
@@ -300,15 +300,26 @@ impl<'c, 'a> Entry<'_, 'c, 'a> {
         }
     }
 
-    /// The objective's results, then log-probabilities.
-    fn loss(&self, logits: Val<'c, 'a>) -> Result<Vec<Val<'c, 'a>>, Error> {
+    /// The objective's results, then log-probabilities. `balance` is what the layers return for the routers'.
+    fn loss(&self, logits: Val<'c, 'a>, balance: &[Val<'c, 'a>]) -> Result<Vec<Val<'c, 'a>>, Error> {
         let plan = &self.decoder.plan;
         let b = self.at("log_softmax", "vocab_size");
         let logits = loss::cooled(&b, logits, plan.temperature)?;
-        let logp = nn::log_probability(&b, logits, self.data("targets")?)?;
+        let softmax = nn::log_probability(&b, logits, self.data("targets")?)?;
+        let logp = softmax.logp;
         let inputs =
             plan.objective.inputs().iter().map(|name| self.data(name)).collect::<Result<Vec<_>, _>>()?;
         let mut results = plan.objective.build(&self.b, logp, &inputs)?;
+        if plan.z_loss > 0.0 {
+            let log_sum = softmax.log_sum(&b)?;
+            let z = loss::z_loss(&self.b, log_sum, self.data("weight")?, plan.z_loss)?;
+            results[0] = self.b.named("loss").add(results[0], z)?;
+        }
+        if !balance.is_empty() {
+            let b = self.at("load_balance", "num_experts");
+            let balance = self.decoder.load_balance(&b, balance)?;
+            results[0] = self.b.named("loss").add(results[0], balance)?;
+        }
         results.push(logp);
         Ok(results)
     }

@@ -107,6 +107,9 @@ impl Decoder {
             let parameter = weight.parameter("", self.plan.element);
             Port::new(parameter.name, TensorType::new(parameter.shape, parameter.element))
         });
+        if self.balances(kind) {
+            results.extend(self.balance_types().map(|r#type| Port::new("", r#type)));
+        }
         let symbol = self.symbol(kind);
         let signature = Signature {
             name: symbol.clone(),
@@ -263,10 +266,11 @@ impl<'c, 'a> Place<'_, 'c, 'a> {
         let residual = self.decoder.config.residual;
         let before = |x, role| if residual == Residual::Post { Ok(x) } else { self.norm(x, role) };
         let normal = before(inputs.hidden, Role::AttentionNorm)?;
-        let (attended, caches) = self.attention(normal, inputs)?;
+        let (attended, mut caches) = self.attention(normal, inputs)?;
         let hidden = if residual == Residual::Parallel {
             let normal = self.norm(inputs.hidden, Role::MlpNorm)?;
-            let computed = self.feed_forward(normal)?;
+            let (computed, balance) = self.feed_forward(normal)?;
+            caches.extend(balance);
             let sum = self.at(Role::Down).add(attended, computed)?;
             let biases: Vec<_> =
                 [Role::Output, Role::Down].into_iter().filter_map(|role| self.find(role, true)).collect();
@@ -275,7 +279,8 @@ impl<'c, 'a> Place<'_, 'c, 'a> {
         } else {
             let hidden = self.join(inputs.hidden, attended, Role::Output)?;
             let normal = before(hidden, Role::MlpNorm)?;
-            let computed = self.feed_forward(normal)?;
+            let (computed, balance) = self.feed_forward(normal)?;
+            caches.extend(balance);
             self.join(hidden, computed, Role::Down)?
         };
         Ok([vec![hidden], caches].concat())

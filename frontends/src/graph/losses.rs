@@ -57,7 +57,7 @@ pub(super) fn cross_entropy<'c, 'a>(
     }
     let wide = nn::wide(r#type.element);
     let logits = nn::convert(b, logits, wide)?;
-    let logp = nn::log_probability(b, logits, targets)?;
+    let logp = nn::log_probability(b, logits, targets)?.logp;
     let loss = match weights {
         Some(weights) => b.structured("m,m->", &[logp, weights], wide, 0.0, |body| {
             let weight = nn::cast(body, Ref::Arg(1), wide);

@@ -238,8 +238,36 @@ families! {
     phi3_beyond_it: "phi3-long", vec![tp(2)];
     gemma2: "gemma2", vec![tp(2), dp(2, sp(2))];
     mixtral: "mixtral", vec![tp(2), sp(2), dp(2, tp(1)), ep(2, tp(1)), ep(2, sp(2))];
+    mixtral_with_balanced_load: "mixtral-balanced", vec![ep(2, tp(1)), dp(2, tp(2))];
     qwen3_moe: "qwen3_moe", vec![tp(2), ep(2, tp(1))];
     qwen3_moe_with_shares_that_sum_to_1: "qwen3_moe-normalised", vec![ep(2, tp(1)), tp(2)];
+}
+
+/// With a split vocabulary, whose normaliser is reduced over the devices.
+#[test]
+fn the_z_loss_is_the_mean_square_of_the_normalisers_log() {
+    let model = Model::new("gpt2");
+    let rows = BATCH * (SEQUENCE - 1);
+    let step = |tp: u64, z_loss: Option<f64>| {
+        let options = Options { rows: Some(rows), tp: Some(tp), z_loss, ..options(Phase::Training) };
+        let graph = model.graph("config.json", &options);
+        let inputs = [packed(&model.golden), objective(&model.golden), model.parameters(&graph)].concat();
+        partitioned(&graph, passes(&graph, &["t3-autodiff", "t3-shard"], &["t3-autodiff"]), &inputs)
+    };
+    let (plain, one, two) = (step(1, None), step(1, Some(0.1)), step(2, Some(0.1)));
+    let logits = model.golden.floats("logits");
+    let vocabulary = logits.len() / (BATCH * SEQUENCE) as usize;
+    let predicting = logits
+        .chunks(vocabulary)
+        .enumerate()
+        .filter(|(row, _)| row % SEQUENCE as usize != SEQUENCE as usize - 1);
+    let log_sum = |row: &[f64]| row.iter().map(|logit| logit.exp()).sum::<f64>().ln();
+    let z: f64 = predicting.map(|(_, row)| log_sum(row).powi(2)).sum::<f64>() / rows as f64;
+    assert_close("loss", &one["loss"], &[plain["loss"][0] + 0.1 * z], 1e-6);
+    for (name, gradient) in &one {
+        assert_close(name, &two[name], gradient, 1e-9);
+    }
+    assert_ne!(one["grad/transformer.wte.weight"], plain["grad/transformer.wte.weight"]);
 }
 
 /// Collectives of one kind on activations `[tokens, hidden]`, in the layer's forward and backward.

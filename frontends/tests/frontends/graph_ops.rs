@@ -193,3 +193,17 @@ fn shardings_name_axes_one_or_many() {
     assert!(refused(json!(["dp"])).contains("1 entries for a shape of 2 dimensions"));
     assert!(refused(json!(["dp", "dp"])).contains("the axis `dp` twice"));
 }
+
+#[test]
+fn the_books_example_builds() {
+    let page =
+        std::fs::read_to_string(crate::modules::repository("docs/src/how-to/models.md")).expect("a page");
+    let text = page.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let model: graph::Model = serde_json::from_str(text).expect("a model");
+    for phase in [Phase::Prefill, Phase::Training] {
+        let options =
+            Options { phase, tp: Some(4), dp: Some(2), sequence_parallel: true, ..Options::default() };
+        let graph = build(model.clone(), &options).unwrap_or_else(|error| panic!("{error}"));
+        graph.build(&Context::new()).unwrap_or_else(|error| panic!("{error}"));
+    }
+}

@@ -9,8 +9,7 @@
 //! operation, for which the one rule holds.
 
 use t3c_ir::{
-    Builder, Error, Generic, Iterator, Op, Predicate, Ref, ScalarBody, ScalarOp, TensorType, Val,
-    generic::splat_value,
+    Builder, Error, Generic, Op, Predicate, Ref, ScalarBody, ScalarOp, TensorType, Val, generic::splat_value,
 };
 
 use super::structured::Rule;
@@ -120,7 +119,7 @@ impl<'c, 'a> Shared<'c, 'a> {
             inputs: all,
             init,
             maps,
-            iterators: generic.iterators.iter().map(|kind| Iterator::clone(kind)).collect(),
+            iterators: generic.iterators.clone(),
             extents: generic.extents.clone(),
             body: body.yield_(sum),
             captures: generic.captures.clone(),

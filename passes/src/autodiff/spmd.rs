@@ -16,6 +16,7 @@
 //! | all_gather | reduce_scatter of parts, all_slice of what is complete |
 //! | all_slice | all_gather |
 //! | all_to_all | all_to_all, with its two dimensions exchanged |
+//! | all_reduce of maxima | equal shares for the devices that have the maximum |
 //!
 //! A loss that differs between devices stands for the sum of them all.
 
@@ -23,11 +24,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use melior::ir::{ValueLike, operation::OperationLike};
 use t3c_ir::{
-    Error, Op, TensorType, Val,
+    Error, Op, Predicate, Ref, TensorType, Val,
     attributes::{index_attr, integer, integers},
     ffi,
-    function::{self, Function, SPLIT},
-    splits,
+    function::{self, Function},
     views::Collective,
     walk,
 };
@@ -66,9 +66,7 @@ impl Variation {
         }
         let axes = function::grid(module).map_or(0, |(_, grid)| grid.axes.len());
         for (value, port) in entry.arguments().into_iter().zip(entry.argument_ports()?) {
-            let split = port.attributes.iter().find(|(name, _)| name == SPLIT);
-            let split = split.map(|(_, text)| splits::parse(text, port.r#type.shape.len()));
-            variation.add(value, &split.into_iter().flatten().flatten().collect());
+            variation.add(value, &port.splits().into_iter().flatten().collect());
         }
         // Callers come last in the order, and what they find out about results comes from callees: until nothing
         // changes, at most once an axis and function.
@@ -164,13 +162,6 @@ impl<'c, 'a> Transpose<'_, 'c, 'a> {
         if !self.is_active(input) {
             return Ok(());
         }
-        if collective.reduction() != Reduction::Sum {
-            return Err(Error::at(
-                collective.op,
-                "a maximum over devices has no gradient rule; mark it `t3.stop_gradient` where what uses it does not \
-                 depend on it",
-            ));
-        }
         let axes: Axes = collective.axes().into_iter().collect();
         let partial: Axes = axes.difference(self.variation.of(input)).copied().collect();
         let gradient = match collective.kind {
@@ -178,6 +169,11 @@ impl<'c, 'a> Transpose<'_, 'c, 'a> {
             _ => self.take(result)?,
         };
         let Some(gradient) = gradient else { return Ok(()) };
+        if collective.reduction() != Reduction::Sum {
+            let share = self.share_of_maximum(collective, &axes, gradient)?;
+            self.give_partial(input, share, partial);
+            return Ok(());
+        }
         match collective.kind {
             CollectiveKind::AllReduce | CollectiveKind::AllGather => {
                 self.give_partial(input, gradient, partial)
@@ -202,6 +198,34 @@ impl<'c, 'a> Transpose<'_, 'c, 'a> {
             }
         }
         Ok(())
+    }
+
+    /// The gradient of a maximum over devices: equal shares for those that have it.
+    fn share_of_maximum(
+        &mut self,
+        collective: Collective<'c, 'a>,
+        axes: &Axes,
+        gradient: Val<'c, 'a>,
+    ) -> Result<Val<'c, 'a>, Error> {
+        if collective.kind != CollectiveKind::AllReduce {
+            return Err(Error::at(
+                collective.op,
+                "a scattered maximum over devices has no gradient rule; take the maximum by all_reduce",
+            ));
+        }
+        let (value, most) = (self.forward(collective.input()?)?, self.forward(collective.result()?)?);
+        let r#type = TensorType::of(value)?;
+        let dims: String = ('a'..='z').take(r#type.shape.len()).collect();
+        let hit = self.b.map(&format!("{dims},{dims}->{dims}"), &[value, most], |body| {
+            let hit = body.cmp_f(Predicate::Eq, Ref::Arg(0), Ref::Arg(1));
+            let [one, zero] = [1.0, 0.0].map(|number| body.constant(number, r#type.element));
+            body.select(hit, one, zero)
+        })?;
+        let count = self.all_reduce(hit, axes)?;
+        self.b.map(&format!("{dims},{dims},{dims}->{dims}"), &[gradient, hit, count], |body| {
+            let share = body.div(Ref::Arg(0), Ref::Arg(2));
+            body.mul(share, Ref::Arg(1))
+        })
     }
 
     /// The gradient of a gather's operand: the sum of the devices' parts, each device its own piece.

@@ -2,7 +2,7 @@
 //! loops, with the map of input `k` as output map; loops absent from it become reductions.
 
 use t3c_ir::{
-    Builder, Error, Generic, Iterator, Op, Ref, ScalarBody, ScalarOp, TensorType, Val, ffi,
+    Builder, Element, Error, Generic, Iterator, Op, Ref, ScalarBody, ScalarOp, TensorType, Val, ffi,
     generic::{scalar_op, splat_value},
     walk,
 };
@@ -149,7 +149,7 @@ impl<'c, 'a> Rule<'c, 'a> {
             return self.operand(same, forward).map(Some);
         }
         let shape: Vec<u64> = target.iter().map(|&index| generic.extents[index]).collect();
-        let result = TensorType::new(shape, generic.body.args[k]);
+        let wanted = TensorType::new(shape, generic.body.args[k]);
         let operands = self.operands(&body, target);
         let reduces = target.len() < generic.extents.len();
         if !reduces
@@ -157,8 +157,12 @@ impl<'c, 'a> Rule<'c, 'a> {
             && let [Ref::Inst(index)] = *body.yields.as_slice()
             && let ScalarOp::Const(number) = body.insts[index].op
         {
-            return Ok(Some(b.fill(number, &result)?));
+            return Ok(Some(b.fill(number, &wanted)?));
         }
+        // Products accumulate as their kernels do; other sums of narrow numbers are taken in f32.
+        let sums_wide = reduces && is_narrow(wanted.element) && !is_product(&body);
+        let element = if sums_wide { Element::F32 } else { wanted.element };
+        let result = TensorType::new(wanted.shape.clone(), element);
         let order = loop_order(target, generic.extents.len());
         let mut captures = Vec::new();
         let body = self.rebuild(&body, &operands, &order, &result, reduces, &mut captures);
@@ -180,7 +184,15 @@ impl<'c, 'a> Rule<'c, 'a> {
             captures: captures.into_iter().map(&mut *forward).collect::<Result<_, _>>()?,
             result,
         };
-        Ok(Some(b.generic(&gradient)?))
+        let sum = b.generic(&gradient)?;
+        if !sums_wide {
+            return Ok(Some(sum));
+        }
+        let dims: String = ('a'..='z').take(target.len()).collect();
+        b.structured(&format!("{dims}->{dims}"), &[sum], wanted.element, 0.0, |body| {
+            body.push(ScalarOp::FloatCast, &[Ref::Arg(0)], wanted.element)
+        })
+        .map(Some)
     }
 
     /// The arguments of the derivative (0 is the incoming gradient) that the new operation takes: those that it
@@ -255,9 +267,23 @@ impl<'c, 'a> Rule<'c, 'a> {
         captures.extend(taken.into_iter().map(|capture| self.generic.captures[capture]));
         let mut new = ScalarBody::new(args);
         let value = new.inline(&moved, &arguments)[0];
+        let value = if new.element(value) == result.element {
+            value
+        } else {
+            new.push(ScalarOp::FloatCast, &[value], result.element)
+        };
         let value = if reduces { new.add(output, value) } else { value };
         new.yield_(value)
     }
+}
+
+fn is_narrow(element: Element) -> bool {
+    matches!(element, Element::Bf16 | Element::F16)
+}
+
+/// Whether a body is the product of two of its arguments.
+fn is_product(body: &ScalarBody) -> bool {
+    matches!(body.insts.as_slice(), [inst] if inst.op == ScalarOp::MulF)
 }
 
 /// The loops of the target first, in its order; then the reductions.

@@ -381,9 +381,7 @@ impl<'t, 'c, 'a> Transpose<'t, 'c, 'a> {
 
 fn no_rule(operation: Op<'_, '_>) -> Error {
     let name = walk::name(operation);
-    let needed = if name.starts_with("linalg.") {
-        "make it a linalg.generic first (linalg-generalize-named-ops)"
-    } else if name.starts_with("shard.") {
+    let needed = if name.starts_with("shard.") {
         "of collectives, all_reduce, reduce_scatter, all_gather, all_slice and all_to_all have one"
     } else {
         "write it as linalg.generic, call a unit that has one, or mark it `t3.stop_gradient`"

@@ -128,7 +128,7 @@ impl Executable {
         let preparation =
             Preparation { schedule, machine: &machine, compiled: &compiled, code: &code, units: &units };
         let prepared = preparation.all()?;
-        let mut plan = Plan::new(schedule)?;
+        let mut plan = Plan::new(schedule, &|instances| prepare::joins(&prepared, instances))?;
         let runtime_options =
             t3c_runtime::Options { timeout: options.timeout, trace: options.trace, delays: options.delays };
         let devices = schedule.grid.devices();

@@ -40,6 +40,8 @@ pub struct Instance {
     pub readers: Vec<Instance>,
     /// For each product, which packed weight it reads, if it reads one.
     pub packed: Vec<Option<usize>>,
+    /// Whether it treats rows alone and runs on each block of rows as the product before it finishes them.
+    pub joined: bool,
 }
 
 /// A value's size and place.
@@ -76,11 +78,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Expands the calls of a schedule and places its buffers.
+    /// Expands the calls of a schedule and places its buffers. `joins` says of the instances from a product on, with
+    /// those that join it already, whether the last one joins it: they all run at the same time.
     ///
     /// # Errors
     /// When a program calls itself.
-    pub fn new(schedule: &Schedule) -> Result<Self, Error> {
+    pub fn new(schedule: &Schedule, joins: &dyn Fn(&[Instance]) -> bool) -> Result<Self, Error> {
         let mut expansion = Expansion { schedule, values: Vec::new(), instances: Vec::new() };
         let entry = &schedule.programs[schedule.entry];
         let mut bound = vec![None; entry.buffers.len()];
@@ -96,6 +99,14 @@ impl Plan {
             .map(|&result| bound[result].unwrap_or_else(|| expansion.value(schedule.entry, result)))
             .collect();
         expansion.program(schedule.entry, bound, &results, 0)?;
+        let mut first = 0;
+        for last in 1..expansion.instances.len() {
+            if joins(&expansion.instances[first..=last]) {
+                expansion.instances[last].joined = true;
+            } else {
+                first = last;
+            }
+        }
         Ok(expansion.finish(arguments, results))
     }
 }
@@ -160,6 +171,7 @@ impl Expansion<'_> {
                 writes: vec![result],
                 readers: Vec::new(),
                 packed: Vec::new(),
+                joined: false,
             });
         }
         Ok(())
@@ -190,10 +202,12 @@ impl Expansion<'_> {
             writes: map(&reader.writes),
             readers: Vec::new(),
             packed: Vec::new(),
+            joined: false,
         };
         let readers = consumers.iter().map(reader).collect();
         let step = (!is_copy).then_some(step.id);
-        self.instances.push(Instance { program, step, reads, writes, readers, packed: Vec::new() });
+        let (packed, joined) = (Vec::new(), false);
+        self.instances.push(Instance { program, step, reads, writes, readers, packed, joined });
         Ok(())
     }
 
@@ -226,7 +240,9 @@ impl Expansion<'_> {
     /// From the first to the last instance that touches each value.
     fn lifetimes(&self) -> Vec<Option<Request>> {
         let mut requests: Vec<Option<Request>> = vec![None; self.values.len()];
-        for (time, instance) in self.instances.iter().enumerate() {
+        let mut time = 0;
+        for instance in &self.instances {
+            time += usize::from(!instance.joined);
             for &value in instance.reads.iter().chain(&instance.writes) {
                 let (element, shape) = &self.values[value];
                 let bytes = (shape.iter().product::<u64>() * element.bytes()) as usize;

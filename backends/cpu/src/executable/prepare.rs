@@ -11,7 +11,11 @@ use t3c_schedule::{
     CollectiveKind, Compute, Contraction, Fused, Program, Reduction, Schedule, Step, StepKind, Work,
 };
 
-use super::{exchange::Exchange, packs::products, plan::is_unit};
+use super::{
+    exchange::Exchange,
+    packs::products,
+    plan::{Instance, ValueId, is_unit},
+};
 use crate::{
     Error,
     kernels::{
@@ -446,6 +450,25 @@ fn every(prepared: &[Vec<Option<Prepared>>]) -> impl Iterator<Item = &Prepared> 
         };
         std::iter::once(step).chain(readers.iter().flatten())
     })
+}
+
+/// Whether the last of some instances, a kernel of rows, can run on each block of rows of the product that is the
+/// first, as it and the kernels between are finished there.
+pub(crate) fn joins(prepared: &[Vec<Option<Prepared>>], instances: &[Instance]) -> bool {
+    let of = |instance: &Instance| prepared[instance.program][instance.step?].as_ref();
+    let ([first, .., last], Some(Prepared::Gemm(gemm))) = (instances, instances.first().and_then(of)) else {
+        return false;
+    };
+    let Some(Prepared::Kernel(kernel)) = of(last) else { return false };
+    let Some(rows) = kernel.needs.rows.as_ref().filter(|_| kernel.checks.is_empty()) else { return false };
+    if gemm.plan.batches() != 1 || gemm.plan.rows() != rows.count {
+        return false;
+    }
+    let made = instances[..instances.len() - 1].iter().flat_map(|instance| &instance.writes);
+    let made: Vec<ValueId> = made.copied().collect();
+    // What was made here must be read row by row, and something must be: others may as well run on their own.
+    let mut reads = last.reads.iter().zip(&rows.strides).filter(|(value, _)| made.contains(value)).peekable();
+    reads.peek().is_some() && reads.all(|(_, stride)| *stride > 0) && !last.writes.contains(&first.writes[0])
 }
 
 /// Floats of scratch that any product, attention or kernel needs on one thread.

@@ -342,3 +342,84 @@ fn ids_of_any_rank_look_rows_up_and_scatter_gradients() {
     let twice: Vec<f32> = of_row(4).iter().map(|value| value + value).collect();
     assert_eq!(floats(&gradient), [of_row(0), vec![0.0; 3], of_row(2), vec![0.0; 3], twice].concat());
 }
+
+/// `y[n, d] = erf(x[n, d] · Σ x[n, ·]²)`, of so many rows of 128.
+fn sums_of_squares(rows: u64) -> (String, Schedule) {
+    let (whole, one) = (format!("tensor<{rows}x128xf32>"), format!("tensor<{rows}xf32>"));
+    let text = format!(
+        r#"
+    func.func private @k(%x: {whole}) -> {whole} attributes {{t3.kernel = "loops"}} {{
+      %zero = arith.constant 0.0 : f32
+      %e = tensor.empty() : {one}
+      %f = linalg.fill ins(%zero : f32) outs(%e : {one}) -> {one}
+      %s = linalg.generic {{indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>, affine_map<(d0, d1) -> (d0)>],
+          iterator_types = ["parallel", "reduction"]}} ins(%x : {whole}) outs(%f : {one}) {{
+        ^bb0(%v: f32, %o: f32):
+          %q = arith.mulf %v, %v : f32
+          %r = arith.addf %o, %q : f32
+          linalg.yield %r : f32
+      }} -> {one}
+      %d = tensor.empty() : {whole}
+      %y = linalg.generic {{indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>, affine_map<(d0, d1) -> (d0)>,
+          affine_map<(d0, d1) -> (d0, d1)>], iterator_types = ["parallel", "parallel"]}}
+          ins(%x, %s : {whole}, {one}) outs(%d : {whole}) {{
+        ^bb0(%v: f32, %t: f32, %o: f32):
+          %a = arith.mulf %v, %t : f32
+          %b = math.erf %a : f32
+          linalg.yield %b : f32
+      }} -> {whole}
+      return %y : {whole}
+    }}
+    func.func @main(%x: {whole} {{t3.name = "x"}}) -> ({whole} {{t3.name = "y"}}) {{
+      return %x : {whole}
+    }}"#
+    );
+    let compute = StepKind::Compute(kernel("k", vec![0], vec![1]));
+    (text, schedule(&[], vec![buffer(&[rows, 128]), buffer(&[rows, 128])], 1, vec![compute]))
+}
+
+#[test]
+fn a_row_of_a_kernel_has_the_bits_of_the_row_alone() {
+    let x: Vec<f32> = numbers(5 * 128, 4).into_iter().map(|value| 0.1 * value).collect();
+    let (text, schedule) = sums_of_squares(5);
+    let together = run(&text, &schedule, &x);
+    let (text, schedule) = sums_of_squares(1);
+    for (row, together) in x.chunks(128).zip(together.chunks(128)) {
+        assert_eq!(run(&text, &schedule, row), together);
+        let sum: f32 = row.iter().map(|value| value * value).sum();
+        for (value, y) in row.iter().zip(together) {
+            // erf(x) = 2 / √π · (x − x³ / 3 + …), and x is small.
+            let scaled = f64::from(value * sum);
+            let expected = 2.0 / std::f64::consts::PI.sqrt() * (scaled - scaled.powi(3) / 3.0);
+            assert!((f64::from(*y) - expected).abs() < 1e-6, "{y}, expected {expected}");
+        }
+    }
+}
+
+#[test]
+fn kernels_that_join_a_product_change_no_bit() {
+    let n = 128;
+    let x: Vec<f32> = numbers(128 * 128, 6);
+    let (text, squares) = squares(n, n);
+    let product = run(&text, &squares, &x);
+    let (text, alone) = sums_of_squares(n);
+    let expected = run(&text, &alone, &product);
+    let mut both = squares.clone();
+    let program = &mut both.programs[0];
+    program.buffers.push(buffer(&[n, n]));
+    let compute = StepKind::Compute(kernel("k", vec![1], vec![2]));
+    program.steps.push(Step { id: 1, after: Vec::new(), location: "here".into(), kind: compute });
+    program.results = vec![2];
+    for threads in [1, 2, 5] {
+        let context = Context::new();
+        let module = context.parse(&text, "test.mlir").expect("a module");
+        let options = Options { threads, ..Options::default() };
+        let mut executable = Executable::new(&context, &module, &both, options).expect("native code");
+        assert!(executable.plan.instances[1].joined);
+        let mut state = executable.state();
+        let port = executable.arguments()[0].clone();
+        state.set("x", &port.r#type, &port.split, &bytes(&x)).expect("x");
+        executable.run(&mut state).expect("a run");
+        assert_eq!(floats(&state.get("y").expect("y").1), expected);
+    }
+}

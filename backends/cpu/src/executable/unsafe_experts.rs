@@ -121,7 +121,7 @@ impl Worker<'_> {
         for (expert, rows) in rows.iter().enumerate() {
             let plan = GemmPlan::of_rows(rows, (wide, narrow), self.executable.kernels.machine())?;
             let base = out.wrapping_add(expert * wide * narrow);
-            self.grouped_product(&plan, (dy, x), Output::Planned { base });
+            self.grouped_product(&plan, (dy, x), Output::Planned { base }, &[]);
         }
         Ok(())
     }

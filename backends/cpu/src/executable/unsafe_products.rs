@@ -8,7 +8,7 @@ use super::{
     packs,
     plan::{Instance, ValueId},
     prepare::{FusedPlan, Gemm},
-    unsafe_run::{Local, Shared, Worker},
+    unsafe_run::{Follower, Local, Shared, Worker},
 };
 use crate::{
     Error,
@@ -34,14 +34,17 @@ impl<'a> Local<'a> {
 }
 
 impl Worker<'_> {
-    /// A product by itself.
-    pub(super) fn product(&self, gemm: &Gemm, instance: &Instance) {
+    /// A product, and what follows it row by row.
+    pub(super) fn product(&self, gemm: &Gemm, instance: &Instance, followers: &[Follower<'_>]) {
         let output = Output::Planned { base: self.floats(instance.writes[0]) };
         let (a, b) = self.operands(gemm, &instance.reads);
-        match self.packed(instance, 0) {
-            Some(packed) => self.packed_product(&gemm.plan, a, packed, output, &gemm.plan.whole()),
+        let all_followed = match self.packed(instance, 0) {
+            Some(packed) => self.packed_product(&gemm.plan, a, packed, output, &gemm.plan.whole(), followers),
             None if gemm.plan.batches() > 1 => self.batched_product(&gemm.plan, (a, b), output),
-            None => self.grouped_product(&gemm.plan, (a, b), output),
+            None => self.grouped_product(&gemm.plan, (a, b), output, followers),
+        };
+        if !all_followed {
+            followers.iter().for_each(|follower| self.follow(follower));
         }
     }
 
@@ -56,7 +59,8 @@ impl Worker<'_> {
         Some(self.memory.packed[pack])
     }
 
-    /// A region of a product whose second operand is packed.
+    /// A region of a product whose second operand is packed. Says whether the followers have run: they have where
+    /// parts are blocks of rows.
     fn packed_product(
         &self,
         plan: &GemmPlan,
@@ -64,22 +68,35 @@ impl Worker<'_> {
         packed: PackedB,
         output: Output,
         region: &Region,
-    ) {
+        followers: &[Follower<'_>],
+    ) -> bool {
         let batches = region.batch.clone().map(|batch| Region { batch: batch..batch + 1, ..region.clone() });
         let parts: Vec<Region> = batches.flat_map(|batch| plan.parts(&batch, self.team.threads())).collect();
-        let (local, shared) = (self.local, Shared((a, packed, output)));
+        let is_followed = parts.iter().all(|part| part.cols == (0..plan.cols()));
+        let followers = if is_followed { followers } else { &[] };
+        let (local, shared) = (self.local, Shared((a, packed, output, followers)));
         self.team.run(parts.len(), &|part, thread| {
-            let (a, packed, output) = shared.get();
-            let task = local.task(&parts[part], output.of_part(region, &parts[part]), thread);
-            // SAFETY: the plan was made for the operands' shapes, whose places hold them; the output holds the
-            // region, of which this part writes its own elements; the scratch is this thread's and holds the
-            // largest plan's workspace.
-            unsafe { plan.run_packed(&task, a, packed, &mut |_| {}) };
+            let (a, packed, output, followers) = shared.get();
+            let rows = parts[part].rows.clone();
+            // Blocks that stay in the second-level cache for those that follow.
+            let step = if followers.is_empty() { rows.len().max(1) } else { plan.block_rows() };
+            for first in rows.clone().step_by(step) {
+                let part = Region { rows: first..rows.end.min(first + step), ..parts[part].clone() };
+                let task = local.task(&part, output.of_part(region, &part), thread);
+                // SAFETY: the plan was made for the operands' shapes, whose places hold them; the output holds the
+                // region, of which this part writes its own elements; the scratch is this thread's and holds the
+                // largest plan's workspace. Followers work on the part's rows, which are finished.
+                unsafe {
+                    plan.run_packed(&task, a, packed, &mut |_| {});
+                    followers.iter().for_each(|follower| local.rows(follower, part.rows.clone(), thread));
+                }
+            }
         });
+        is_followed
     }
 
     /// A batch of products, each packed by the thread that computes it.
-    fn batched_product(&self, plan: &GemmPlan, operands: (*const f32, *const f32), output: Output) {
+    fn batched_product(&self, plan: &GemmPlan, operands: (*const f32, *const f32), output: Output) -> bool {
         let (local, shared) = (self.local, Shared((operands, output)));
         self.team.run(plan.batches(), &|batch, thread| {
             let ((a, b), output) = shared.get();
@@ -88,11 +105,23 @@ impl Worker<'_> {
             // SAFETY: as above; a batch entry is written by the thread that took it.
             unsafe { plan.run(&task, a, b, &mut |_| {}) };
         });
+        false
     }
 
-    /// One product whose second operand the team packs, as many panels at a time as the shared memory holds.
-    pub(super) fn grouped_product(&self, plan: &GemmPlan, (a, b): (*const f32, *const f32), output: Output) {
+    /// One product whose second operand the team packs, as many panels at a time as the shared memory holds. Says
+    /// whether the followers have run.
+    pub(super) fn grouped_product(
+        &self,
+        plan: &GemmPlan,
+        (a, b): (*const f32, *const f32),
+        output: Output,
+        followers: &[Follower<'_>],
+    ) -> bool {
         let (panels, group) = (plan.panels(), plan.panel_group().max(1));
+        if panels <= group {
+            self.pack_panels(plan, b, self.memory.shared, (0, 0..panels));
+            return self.packed_product(plan, a, self.memory.shared, output, &plan.whole(), followers);
+        }
         for first in (0..panels).step_by(group) {
             let group = first..panels.min(first + group);
             self.pack_panels(plan, b, self.memory.shared, (0, group.clone()));
@@ -106,6 +135,7 @@ impl Worker<'_> {
                 unsafe { plan.run_panels(&task, a, packed, first) };
             });
         }
+        false
     }
 
     /// Packs panels of a batch entry one after the other.
@@ -197,11 +227,11 @@ impl Worker<'_> {
             let (rows, cols) = (region.rows.len(), region.cols.len());
             let dense = |base, row_stride| Output::Dense { base, row_stride, batch_stride: 0 };
             if index == 0 {
-                self.packed_product(&gemm.plan, a, packed, dense(target.start, row_stride), &region);
+                self.packed_product(&gemm.plan, a, packed, dense(target.start, row_stride), &region, &[]);
                 continue;
             }
             let aside = self.memory.aside;
-            self.packed_product(&gemm.plan, a, packed, dense(aside, cols), &region);
+            self.packed_product(&gemm.plan, a, packed, dense(aside, cols), &region, &[]);
             for row in 0..rows {
                 // SAFETY: the target holds the block's rows at its stride, the memory aside holds them densely, and
                 // the two are different memory.

@@ -1,6 +1,8 @@
 //! Running the plan: turns places into pointers and calls compiled functions. Products and attention, which call
 //! kernels of their own, are in the modules beside it.
 
+use std::ops::Range;
+
 use t3c_runtime::{DeviceContext, StepKey};
 
 use super::{
@@ -48,7 +50,8 @@ impl Executable {
             for (pack, _) in places.iter().enumerate().filter(|(_, place)| place.stale) {
                 worker.pack_weight(pack);
             }
-            self.plan.instances.iter().try_for_each(|instance| worker.run(instance))
+            let joined = |_: &Instance, next: &Instance| next.joined;
+            self.plan.instances.chunk_by(joined).try_for_each(|instances| worker.run_joined(instances))
         })?;
         Ok(())
     }
@@ -89,6 +92,31 @@ pub(super) struct Local<'a> {
     pub(super) executable: &'a Executable,
     pub(super) memory: &'a Memory,
     pub(super) team: &'a Team,
+}
+
+/// A compiled function and the memory that it works on.
+pub(super) struct Follower<'k> {
+    kernel: &'k Kernel,
+    pointers: Vec<*mut u8>,
+}
+
+impl Local<'_> {
+    /// Some rows of a kernel.
+    ///
+    /// # Safety
+    /// Nobody else touches the rows of its results meanwhile, or writes those of its operands.
+    pub(super) unsafe fn rows(&self, follower: &Follower<'_>, rows: Range<usize>, thread: usize) {
+        let mut pointers = follower.pointers.clone();
+        pointers.push(self.memory.scratch[thread].cast());
+        // SAFETY: the packed entry takes an array of as many pointers as the kernel has parameters: inputs, the
+        // device's coordinates where it asks for them, results, workspace. Each holds the tensor that the schedule
+        // names, the workspace is this thread's, and the code lives as long as the executable.
+        unsafe {
+            let entry: unsafe extern "C" fn(*const *mut u8, i64, i64) =
+                std::mem::transmute(follower.kernel.address);
+            entry(pointers.as_ptr(), rows.start as i64, rows.end as i64);
+        }
+    }
 }
 
 impl<'a> std::ops::Deref for Worker<'a> {
@@ -141,6 +169,27 @@ impl Worker<'_> {
         unsafe { std::slice::from_raw_parts(self.place(value).cast::<i32>(), self.bytes(value) / 4) }
     }
 
+    /// A product and the kernels of rows that run on its blocks as they are finished, or one instance.
+    fn run_joined(&self, instances: &[Instance]) -> Result<(), Error> {
+        let prepared =
+            |instance: &Instance| self.executable.prepared[instance.program][instance.step?].as_ref();
+        let [first, rest @ ..] = instances else { return Ok(()) };
+        let (Some(Prepared::Gemm(gemm)), false) = (prepared(first), rest.is_empty()) else {
+            return instances.iter().try_for_each(|instance| self.run(instance));
+        };
+        let followers: Vec<Follower<'_>> = rest
+            .iter()
+            .filter_map(|instance| match prepared(instance) {
+                Some(Prepared::Kernel(kernel)) => {
+                    Some(Follower { kernel, pointers: self.pointers(kernel, instance) })
+                }
+                _ => None,
+            })
+            .collect();
+        self.product(gemm, first, &followers);
+        Ok(())
+    }
+
     fn run(&self, instance: &Instance) -> Result<(), Error> {
         let Some(step) = instance.step else {
             let (from, to) = (instance.reads[0], instance.writes[0]);
@@ -157,7 +206,7 @@ impl Worker<'_> {
         match prepared {
             None => Ok(()),
             Some(Prepared::Gemm(gemm)) => {
-                self.product(gemm, instance);
+                self.product(gemm, instance, &[]);
                 Ok(())
             }
             Some(Prepared::Kernel(kernel)) => {
@@ -209,31 +258,32 @@ impl Worker<'_> {
         }
     }
 
-    fn kernel(&self, kernel: &Kernel, instance: &Instance) {
-        /// Elements that one thread gets through in less time than it takes to wake another.
-        const SMALL: usize = 1 << 13;
+    /// What the packed entry of a kernel takes, but for the workspace.
+    fn pointers(&self, kernel: &Kernel, instance: &Instance) -> Vec<*mut u8> {
         let mut pointers: Vec<*mut u8> = instance.reads.iter().map(|&value| self.place(value)).collect();
         if kernel.needs.coordinates {
             pointers.push(self.coordinates.as_ptr().cast_mut().cast());
         }
         pointers.extend(instance.writes.iter().map(|&value| self.place(value)));
-        let (count, elements) =
-            kernel.needs.rows.as_ref().map_or((1, 0), |rows| (rows.count, rows.count * rows.elements));
+        pointers
+    }
+
+    fn kernel(&self, kernel: &Kernel, instance: &Instance) {
+        self.follow(&Follower { kernel, pointers: self.pointers(kernel, instance) });
+    }
+
+    /// All rows of a kernel.
+    pub(super) fn follow(&self, follower: &Follower<'_>) {
+        /// Elements that one thread gets through in less time than it takes to wake another.
+        const SMALL: usize = 1 << 13;
+        let rows = follower.kernel.needs.rows.as_ref();
+        let (count, elements) = rows.map_or((1, 0), |rows| (rows.count, rows.count * rows.elements));
         let parts = (elements / SMALL).clamp(1, 4 * self.team.threads()).min(count);
-        let (local, shared) = (self.local, Shared(&pointers));
+        let (local, shared) = (self.local, Shared(follower));
         self.team.run(parts, &|part, thread| {
-            let mut pointers = shared.get().clone();
-            pointers.push(local.memory.scratch[thread].cast());
-            let (first, end) = (count * part / parts, count * (part + 1) / parts);
-            // SAFETY: the packed entry takes an array of as many pointers as the kernel has parameters: inputs, the
-            // device's coordinates where it asks for them, results, workspace. Each holds the tensor that the
-            // schedule names, the workspace is this thread's, parts write rows of their own, and the code lives as
-            // long as the executable.
-            unsafe {
-                let entry: unsafe extern "C" fn(*const *mut u8, i64, i64) =
-                    std::mem::transmute(kernel.address);
-                entry(pointers.as_ptr(), first as i64, end as i64);
-            }
+            let rows = count * part / parts..count * (part + 1) / parts;
+            // SAFETY: parts write rows of their own.
+            unsafe { local.rows(shared.get(), rows, thread) };
         });
     }
 

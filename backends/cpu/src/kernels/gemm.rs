@@ -219,6 +219,11 @@ impl GemmPlan {
         self.panels() * self.nr * self.depth()
     }
 
+    /// Rows that are computed together, while a block of A stays in the second-level cache.
+    pub fn block_rows(&self) -> usize {
+        self.blocking.mc
+    }
+
     /// How [`GemmPlan::pack_b`] lays B out.
     pub fn packed_layout(&self) -> PackedLayout {
         let batch = self.batch.iter().map(|offsets| offsets[1]).collect();

@@ -242,6 +242,46 @@ fn broadcasts_become_sums_and_sums_broadcasts() {
     check(&module, &random(&ports));
 }
 
+/// A bias of bf16 is used by every row: its gradient is a sum in f32, rounded once. Products stay products.
+#[test]
+fn sums_of_narrow_gradients_are_taken_in_f32() {
+    let context = Context::new();
+    let narrow = |shape: &[u64]| TensorType::new(shape, Element::Bf16);
+    let ports = [("x", narrow(&[4, 3])), ("param/w", narrow(&[5, 3])), ("param/b", narrow(&[5]))];
+    let location = Location::unknown(context.mlir());
+    let module = context.module(location);
+    let signature = Signature {
+        name: "train".into(),
+        arguments: ports.iter().map(|(name, r#type)| Port::new(*name, r#type.clone())).collect(),
+        results: vec![Port::new("loss", TensorType::new([], Element::F32))],
+        public: true,
+        unit: None,
+    };
+    let (operation, block) = add_function(&module, &signature, location).unwrap();
+    let b = Builder::at_end(context.mlir(), block, location);
+    let values = Function(operation).arguments();
+    let y = b.contract("nd,fd->nf", values[0], values[1]).unwrap();
+    let y = b.map("nf,f->nf", &[y, values[2]], |body| {
+        let sum = body.add(Ref::Arg(0), Ref::Arg(1));
+        body.unary(ScalarOp::Tanh, sum)
+    });
+    let loss = b.structured("nf->", &[y.unwrap()], Element::F32, 0.0, |body| {
+        let wide = body.push(ScalarOp::FloatCast, &[Ref::Arg(0)], Element::F32);
+        body.add(Ref::Arg(1), wide)
+    });
+    b.ret(&[loss.unwrap()]).unwrap();
+    let with = differentiated(&module, &Autodiff::default());
+    let all = generics(&with);
+    assert_eq!(all.iter().filter(|generic| generic.is_contraction()).count(), 2);
+    assert!(
+        all.iter().any(|generic| generic.result == TensorType::new([5], Element::F32)),
+        "{}",
+        with.text(false)
+    );
+    let results = function::entry(with.op()).unwrap().result_ports().unwrap();
+    assert_eq!(results[2].r#type, narrow(&[5]));
+}
+
 #[test]
 fn a_value_that_is_used_twice_sums_its_gradients_in_program_order() {
     let context = Context::new();

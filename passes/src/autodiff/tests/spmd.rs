@@ -1,8 +1,7 @@
 //! Per-device programs with explicit collectives: the gradients of every device against differences of the one loss.
 
 use t3c_ir::{
-    Context, Module, Splits,
-    function::{self, Port, SPLIT},
+    Context, Module, Splits, function,
     interpreter::{Interpreter, Tensor, gather, scatter},
     splits,
 };
@@ -92,11 +91,6 @@ fn collective(result: &str, name: &str, input: &str, axis: usize, rest: &str) ->
     format!("\n  %{result} = shard.{name} %{input} on @grid grid_axes = [{axis}] {rest}")
 }
 
-fn split(port: &Port) -> Splits {
-    let text = port.attributes.iter().find(|(name, _)| name == SPLIT).map_or("", |(_, text)| text);
-    splits::parse(text, port.r#type.shape.len())
-}
-
 /// Differentiates and compares with central differences in whole arguments; returns the text.
 fn check(source: &str) -> String {
     let context = Context::new();
@@ -110,14 +104,14 @@ fn check(source: &str) -> String {
         .iter()
         .zip(1..)
         .map(|(port, seed)| {
-            let shape = splits::unblock(&port.r#type.shape, &split(port), &grid).unwrap();
+            let shape = splits::unblock(&port.r#type.shape, &port.splits(), &grid).unwrap();
             Tensor::random(&t3c_ir::TensorType::new(shape, t3c_ir::Element::F64), seed).unwrap()
         })
         .collect();
     let local = |whole: &[Tensor]| -> Vec<Vec<Tensor>> {
         let mut devices = vec![Vec::new(); grid.devices() as usize];
         for (tensor, port) in whole.iter().zip(&ports) {
-            let pieces = scatter(tensor, &split(port), &grid).unwrap();
+            let pieces = scatter(tensor, &port.splits(), &grid).unwrap();
             devices.iter_mut().zip(pieces).for_each(|(all, piece)| all.push(piece));
         }
         devices
@@ -127,7 +121,7 @@ fn check(source: &str) -> String {
     let parameters = (0..ports.len()).filter(|&index| ports[index].name.starts_with("param/"));
     for (number, index) in parameters.enumerate() {
         let pieces: Vec<Tensor> = found.iter().map(|results| results[1 + number].clone()).collect();
-        let gradient = gather(&pieces, &split(&ports[index]), &grid)
+        let gradient = gather(&pieces, &ports[index].splits(), &grid)
             .unwrap_or_else(|error| panic!("{}: {error}\n{text}", ports[index].name));
         for (at, found) in gradient.numbers().into_iter().enumerate() {
             let moved = |by: f64| {
@@ -171,6 +165,39 @@ fn an_all_reduce_is_the_identity_and_the_identity_an_all_reduce() {
     let text = check(&program("3", &arguments, &body));
     // One in the forward, and the backward's conjugate at the column product.
     assert_eq!(text.matches("shard.all_reduce").count(), 2, "{text}");
+}
+
+/// The layer as a function that is called twice, with parameters of its own each time.
+#[test]
+fn layers_of_a_per_device_program_are_differentiated_once() {
+    let layer = norm("normal", ["h", "g"], [4, 6])
+        + &product("u", ["normal", "up"], [4, 2, 6])
+        + "\n  %t = math.tanh %u : tensor<4x2xf64>"
+        + &product("partial", ["t", "down"], [4, 6, 2])
+        + &collective("sum", "all_reduce", "partial", 0, ": tensor<4x6xf64> -> tensor<4x6xf64>")
+        + "\n  %y = arith.addf %h, %sum : tensor<4x6xf64>";
+    let types = "tensor<4x6xf64>, tensor<6xf64>, tensor<2x6xf64>, tensor<6x2xf64>";
+    let call = |result: &str, input: &str, number: usize| {
+        format!(
+            "\n  %{result} = func.call @layer(%{input}, %g{number}, %up{number}, %down{number}) : ({types}) -> \
+             tensor<4x6xf64>"
+        )
+    };
+    let mut arguments = vec![argument("param/x", &[4, 6], &[])];
+    for number in 0..2 {
+        arguments.push(argument(&format!("param/g{number}"), &[6], &[]));
+        arguments.push(argument(&format!("param/up{number}"), &[2, 6], &[&[0], &[]]));
+        arguments.push(argument(&format!("param/down{number}"), &[6, 2], &[&[], &[0]]));
+    }
+    let body = call("a", "x", 0) + &call("b", "a", 1) + &loss("loss", "b", [4, 6]);
+    let source = program("3", &arguments, &body)
+        + &format!(
+            "\nfunc.func private @layer(%h: tensor<4x6xf64>, %g: tensor<6xf64>, %up: tensor<2x6xf64>, %down: \
+             tensor<6x2xf64>) -> tensor<4x6xf64> {{{layer}\n  return %y : tensor<4x6xf64>\n}}"
+        );
+    let text = check(&source);
+    assert_eq!(text.matches("shard.all_reduce").count(), 2, "{text}");
+    assert_eq!(text.matches("call @layer_backward").count(), 2, "{text}");
 }
 
 /// The same with rows of the residual split (sequence parallelism): gathers and reduce-scatters exchange places.
@@ -255,11 +282,19 @@ fn slices_and_exchanges_have_their_adjoints() {
 }
 
 #[test]
-fn a_maximum_over_devices_is_refused() {
-    let arguments = [argument("param/x", &[2, 2], &[&[0], &[]])];
-    let body =
-        collective("most", "all_reduce", "x", 0, "reduction = max : tensor<2x2xf64> -> tensor<2x2xf64>")
-            + &loss("loss", "most", [2, 2]);
-    let text = error(&program("2", &arguments, &body), &Autodiff::default());
-    assert!(text.contains("bad.mlir:") && text.contains("t3.stop_gradient"), "{text}");
+fn a_maximum_over_devices_goes_to_the_devices_that_have_it() {
+    let arguments = [argument("param/x", &[2, 2], &[&[0], &[]]), argument("param/w", &[2, 2], &[])];
+    let body = "\n  %p = arith.mulf %x, %w : tensor<2x2xf64>".to_owned()
+        + &collective("most", "all_reduce", "p", 0, "reduction = max : tensor<2x2xf64> -> tensor<2x2xf64>")
+        + &loss("loss", "most", [2, 2]);
+    check(&program("2", &arguments, &body));
+    let scattered = collective(
+        "most",
+        "reduce_scatter",
+        "x",
+        0,
+        "reduction = max scatter_axis = 0 : tensor<2x2xf64> -> tensor<1x2xf64>",
+    ) + &loss("loss", "most", [1, 2]);
+    let text = error(&program("2", &arguments, &scattered), &Autodiff::default());
+    assert!(text.contains("bad.mlir:") && text.contains("take the maximum by all_reduce"), "{text}");
 }

@@ -1,6 +1,7 @@
 //! Whole modules through the partitioner.
 
 mod experts;
+mod imported;
 mod models;
 pub(crate) mod oracle;
 mod transformer;

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::buffer::AlignedFloats;
-use super::gemm::GemmKernels;
-use crate::kernels::{Contraction, Epilogue, Error, GemmPlan, Kernels, Output, Region, Task};
+use crate::kernels::{Contraction, Epilogue, Error, GemmPlan, Kernels, Output, Task};
+use crate::unsafe_team::Team;
 
 /// `C[m, n] = A[m, k] · B[k, n]`, with its operands and scratch memory.
 pub struct Product {
@@ -14,6 +14,7 @@ pub struct Product {
     c: AlignedFloats,
     packed: AlignedFloats,
     workspaces: Vec<AlignedFloats>,
+    team: Team,
 }
 
 /// A pointer that threads share; each works on a part of its own.
@@ -56,6 +57,7 @@ impl Product {
             workspaces: (0..threads.max(1))
                 .map(|_| AlignedFloats::zeroed(plan.packed_workspace_len()))
                 .collect(),
+            team: Team::new(threads),
             plan,
         })
     }
@@ -64,50 +66,33 @@ impl Product {
     pub fn pack(&mut self, kernels: &Kernels) {
         let (plan, b) = (&self.plan, &self.b);
         let packed = Shared(self.packed.as_mut_ptr());
-        let pack = |kernels: &GemmKernels, panels: Range<usize>| {
-            // SAFETY: the buffers have the plan's lengths; each thread has panels of its own.
-            unsafe { plan.pack_b(kernels, b.as_ptr(), packed.get(), 0, panels) };
-        };
-        let threads = self.workspaces.len();
-        std::thread::scope(|scope| {
-            for thread in 1..threads {
-                let panels = share(plan.panels(), 1, thread, threads);
-                scope.spawn(move || pack(kernels.gemm(), panels));
+        let parts = 4 * self.team.threads();
+        self.team.run(parts, &|part, _| {
+            // SAFETY: the buffers have the plan's lengths; each part has panels of its own.
+            unsafe {
+                let panels = share(plan.panels(), part, parts);
+                plan.pack_b(kernels.gemm(), b.as_ptr(), packed.get(), 0, panels);
             }
-            pack(kernels.gemm(), share(plan.panels(), 1, 0, threads));
         });
     }
 
-    /// Computes C from the packed B, rows divided among the threads.
+    /// Computes C from the packed B, parts of it divided among the threads.
     pub fn multiply(&mut self, kernels: &Kernels) {
         let (plan, a, packed) = (&self.plan, &self.a, &self.packed);
         let c = Shared(self.c.as_mut_ptr());
-        let multiply = |rows: Range<usize>, workspace: &mut AlignedFloats| {
-            let region = Region { rows, ..plan.whole() };
+        let workspaces: Vec<Shared> =
+            self.workspaces.iter_mut().map(|workspace| Shared(workspace.as_mut_ptr())).collect();
+        let parts = plan.parts(&plan.whole(), self.team.threads());
+        self.team.run(parts.len(), &|part, thread| {
             let task = Task {
                 kernels: kernels.gemm(),
-                region: &region,
+                region: &parts[part],
                 output: Output::Planned { base: c.get() },
                 epilogue: Epilogue::Store,
-                workspace: workspace.as_mut_ptr(),
+                workspace: workspaces[thread].get(),
             };
-            // SAFETY: the buffers have the plan's lengths; each thread has rows and scratch of its own.
+            // SAFETY: the buffers have the plan's lengths; parts are disjoint, threads have scratch of their own.
             unsafe { plan.run_packed(&task, a.as_ptr(), packed.as_ptr(), &mut |_| {}) };
-        };
-        let threads = self.workspaces.len();
-        std::thread::scope(|scope| {
-            let mut own = None;
-            for (thread, workspace) in self.workspaces.iter_mut().enumerate() {
-                let rows = share(plan.rows(), kernels.machine().tile.rows, thread, threads);
-                if thread == 0 {
-                    own = Some((rows, workspace));
-                } else {
-                    scope.spawn(move || multiply(rows, workspace));
-                }
-            }
-            if let Some((rows, workspace)) = own {
-                multiply(rows, workspace);
-            }
         });
     }
 
@@ -117,10 +102,9 @@ impl Product {
     }
 }
 
-/// The part of `count` that thread `thread` of `threads` takes, cut at multiples of `unit`.
-fn share(count: usize, unit: usize, thread: usize, threads: usize) -> Range<usize> {
-    let cut = |thread: usize| (count.div_ceil(unit) * thread / threads * unit).min(count);
-    cut(thread)..cut(thread + 1)
+/// Part `part` of `parts` of `count`.
+fn share(count: usize, part: usize, parts: usize) -> Range<usize> {
+    count * part / parts..count * (part + 1) / parts
 }
 
 #[cfg(test)]
@@ -146,10 +130,10 @@ mod tests {
 
     #[test]
     fn shares_cover_everything_once() {
-        for (count, unit, threads) in [(0, 6, 2), (5, 6, 2), (100, 6, 3), (12, 6, 5)] {
-            let parts: Vec<_> = (0..threads).map(|t| share(count, unit, t, threads)).collect();
-            assert_eq!((parts[0].start, parts[threads - 1].end), (0, count));
-            assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
+        for (count, parts) in [(0, 2), (5, 2), (100, 3), (12, 5), (3, 8)] {
+            let shares: Vec<_> = (0..parts).map(|part| share(count, part, parts)).collect();
+            assert_eq!((shares[0].start, shares[parts - 1].end), (0, count));
+            assert!(shares.windows(2).all(|pair| pair[0].end == pair[1].start));
         }
     }
 }
