@@ -296,9 +296,9 @@ fn each_row_is_multiplied_by_its_experts_matrix() {
     let plain = Unit::grouped(&tensor([P, S, C, D]), &tensor([S, L, F, D]), 1);
     let transposed = Unit::grouped_transposed(&tensor([P, S, C, D]), &tensor([S, L, D, F]), 1);
     let mut across = vec![0.0; w.len()];
-    for index in 0..w.len() {
+    for (index, weight) in w.iter().enumerate() {
         let (expert, f, d) = (index / (F * D), index / D % F, index % D);
-        across[(expert * D + d) * F + f] = w[index];
+        across[(expert * D + d) * F + f] = *weight;
     }
     for (unit, w_bytes) in [(plain, bytes(&w)), (transposed, bytes(&across))] {
         let inputs = [bytes(&x), w_bytes, ints(&OFFSETS)];
