@@ -75,6 +75,12 @@ json_output() {
     scripts/rust-tables.pl fields backends/sim/src/report.rs Report SubLayerReport PolicyReport DramBytes PartReport EndToEnd
     scripts/rust-tables.pl fields backends/sim/src/traffic.rs Traffic
   } | sed 's/^## /### /'
+  printf '\n## t3c reproduce\n\n`t3c.reproduce/1`: `system`; `rows`, a list of Row; `conclusions`, four sentences; and\n'
+  printf '`sensitivity`, a list of Variation.\n'
+  {
+    scripts/rust-tables.pl fields backends/sim/src/evaluation/rows.rs Row
+    scripts/rust-tables.pl fields backends/sim/src/evaluation/sensitivity.rs Variation
+  } | sed 's/^## /### /'
   printf '\n## t3c bench\n\n`t3c.bench/1`: a Report.\n'
   scripts/rust-tables.pl fields backends/cpu/src/bench.rs Report MachineReport Row | sed 's/^## /### /'
 }

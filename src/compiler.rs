@@ -6,11 +6,12 @@ use t3c_frontends::{Graph, Objective, Options, Phase};
 use t3c_ir::{Context, Element, Module};
 use t3c_passes::{
     Remark,
-    autodiff::{self, Autodiff},
+    autodiff::{self, Autodiff, Remat},
     fuse::Policy,
     optimizer::{self, AdamW},
     pipelines, run_passes,
     schedule::schedule,
+    shard::EXPERT_LOAD,
 };
 use t3c_sim::System;
 
@@ -42,12 +43,24 @@ pub struct Compiler {
     fuse: Policy,
     system: Option<System>,
     chooses_degree: bool,
+    remat: Remat,
+    reassociate: bool,
+    expert_load: Vec<f64>,
 }
 
 impl Compiler {
     fn new(source: Source) -> Self {
-        let options = Options::default();
-        Self { source, options, goal: None, fuse: Policy::Profitable, system: None, chooses_degree: false }
+        Self {
+            source,
+            options: Options::default(),
+            goal: None,
+            fuse: Policy::Profitable,
+            system: None,
+            chooses_degree: false,
+            remat: Remat::None,
+            reassociate: false,
+            expert_load: Vec::new(),
+        }
     }
 
     /// A model file or folder: Hugging Face, `model.json`, or `.mlir`.
@@ -74,6 +87,42 @@ impl Compiler {
     /// Tensor parallelism.
     pub fn tp(mut self, tp: u64) -> Self {
         self.options.tp = Some(tp);
+        self
+    }
+
+    /// Data parallelism: groups of devices among which sequences are split.
+    pub fn dp(mut self, dp: u64) -> Self {
+        self.options.dp = Some(dp);
+        self
+    }
+
+    /// Expert parallelism: groups of devices among which experts are split.
+    pub fn ep(mut self, ep: u64) -> Self {
+        self.options.ep = Some(ep);
+        self
+    }
+
+    /// Whether activations between tensor-parallel blocks are split along the tokens.
+    pub fn sequence_parallel(mut self, sequence_parallel: bool) -> Self {
+        self.options.sequence_parallel = sequence_parallel;
+        self
+    }
+
+    /// What backward computes again instead of keeping it.
+    pub fn remat(mut self, remat: Remat) -> Self {
+        self.remat = remat;
+        self
+    }
+
+    /// Whether rewrites may change the order of additions.
+    pub fn reassociate(mut self, reassociate: bool) -> Self {
+        self.reassociate = reassociate;
+        self
+    }
+
+    /// The share of rows, or the number of rows, that each expert takes; balanced where it is empty.
+    pub fn expert_load(mut self, load: Vec<f64>) -> Self {
+        self.expert_load = load;
         self
     }
 
@@ -148,9 +197,10 @@ impl Compiler {
         if self.options.phase == Phase::Training {
             self.differentiate(&module)?;
         }
+        set_expert_load(&module, &self.expert_load)?;
         let mut remarks = Vec::new();
         let model = module.text(true);
-        run_passes(&mut module, &pipelines::sharding(), &mut remarks)?;
+        run_passes(&mut module, &pipelines::sharding(self.reassociate), &mut remarks)?;
         let sharded = module.text(true);
         let fusion = pipelines::fusion(&self.fusion(graph.info().element));
         run_passes(&mut module, &fusion, &mut remarks)?;
@@ -183,10 +233,14 @@ impl Compiler {
             Goal::Forward => {}
             Goal::Gradients(names) => {
                 let inputs = (!names.is_empty()).then_some(names);
-                autodiff::differentiate(module.op(), &Autodiff { inputs, ..Default::default() })?;
+                autodiff::differentiate(
+                    module.op(),
+                    &Autodiff { inputs, remat: self.remat, ..Default::default() },
+                )?;
             }
             Goal::Optimizer(adamw) => {
-                autodiff::differentiate(module.op(), &Autodiff::default())?;
+                let autodiff = Autodiff { remat: self.remat, ..Default::default() };
+                autodiff::differentiate(module.op(), &autodiff)?;
                 optimizer::append(module.op(), &adamw)?;
             }
         }
@@ -201,6 +255,19 @@ impl Compiler {
         }
         fusion
     }
+}
+
+/// Tells sharding how many rows each expert takes.
+fn set_expert_load(module: &Module<'_>, load: &[f64]) -> Result<(), Error> {
+    if load.is_empty() {
+        return Ok(());
+    }
+    let numbers: Vec<String> = load.iter().map(|share| format!("{share:e}")).collect();
+    let text = format!("array<f64: {}>", numbers.join(", "));
+    let attribute = melior::ir::Attribute::parse(module.context().mlir(), &text)
+        .ok_or_else(|| Error::option("expert load", format!("`{text}` is no list of numbers")))?;
+    t3c_ir::ffi::set_attribute(module.op(), EXPERT_LOAD, attribute);
+    Ok(())
 }
 
 /// Gathers elementwise work into kernels and reads the schedule off.

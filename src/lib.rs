@@ -18,6 +18,7 @@ pub mod cli;
 mod compiler;
 mod error;
 pub mod files;
+mod judge;
 mod program;
 pub mod run;
 pub mod train;

@@ -1,10 +1,12 @@
 //! A compiled program: the module after each stage, the schedule and the remarks, all plain data.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use t3c_frontends::{ModelInfo, Phase};
-use t3c_ir::Context;
-use t3c_passes::Remark;
-use t3c_schedule::Schedule;
+use t3c_ir::{Context, Module};
+use t3c_passes::{Remark, pipelines};
+use t3c_schedule::{CollectiveKind, Compute, Schedule, Step, StepKind, Work};
 use t3c_sim::{Report, System};
 
 use crate::Error;
@@ -42,7 +44,7 @@ pub struct Program {
 }
 
 /// Pairs over all layers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Pairs {
     /// Candidates.
     pub found: u64,
@@ -53,7 +55,7 @@ pub struct Pairs {
 }
 
 /// What `t3c compile` prints.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Summary {
     /// The model's name.
     pub model: String,
@@ -104,6 +106,10 @@ impl Program {
         &self.remarks
     }
 
+    pub(crate) fn add_remarks(&mut self, remarks: Vec<Remark>) {
+        self.remarks.extend(remarks);
+    }
+
     /// Pairs found, fused and declined.
     pub fn summary(&self) -> Summary {
         let counts = t3c_passes::pipelines::pair_counts(&self.remarks);
@@ -135,8 +141,8 @@ impl Program {
     /// When a step has no native code; the text names its place in the model.
     pub fn compile_cpu(&self, options: t3c_cpu::Options) -> Result<t3c_cpu::Executable, Error> {
         let context = Context::new();
-        let module = context.parse(&self.texts.kernels, &self.info.name)?;
-        Ok(t3c_cpu::Executable::new(&context, &module, &self.schedule, options)?)
+        let (module, schedule) = self.native(&context)?;
+        Ok(t3c_cpu::Executable::new(&context, &module, &schedule, options)?)
     }
 
     /// The native code as LLVM IR, assembly or an object file.
@@ -145,8 +151,30 @@ impl Program {
     /// When a step has no native code; the text names its place in the model.
     pub fn native_code(&self, form: t3c_cpu::kernels::Emit) -> Result<Vec<u8>, Error> {
         let context = Context::new();
-        let module = context.parse(&self.texts.kernels, &self.info.name)?;
-        Ok(t3c_cpu::executable::native_code(&context, &module, &self.schedule, None, form)?)
+        let (module, schedule) = self.native(&context)?;
+        Ok(t3c_cpu::executable::native_code(&context, &module, &schedule, None, form)?)
+    }
+
+    /// Kernels and schedule for the CPU, which runs sums of products and their reduce-scatter chunk by chunk and any
+    /// other producer before its collective, with the same results bit for bit.
+    fn native<'c>(&self, context: &'c Context) -> Result<(Module<'c>, Cow<'_, Schedule>), Error> {
+        let is_native = |step: &Step| match &step.kind {
+            StepKind::Fused(fused) => {
+                let is_product = |producer: &Compute| matches!(producer.work, Work::Contraction(_));
+                fused.collective.kind == CollectiveKind::ReduceScatter
+                    && fused.producers.iter().all(is_product)
+            }
+            _ => true,
+        };
+        if self.schedule.programs.iter().flat_map(|program| &program.steps).all(is_native) {
+            let module = context.parse(&self.texts.kernels, &self.info.name)?;
+            return Ok((module, Cow::Borrowed(&self.schedule)));
+        }
+        let mut module = context.parse(&self.texts.t3, &self.info.name)?;
+        let passes = [pipelines::plain_producers(), pipelines::schedule()].concat();
+        t3c_passes::run_passes(&mut module, &passes, &mut Vec::new())?;
+        let schedule = t3c_passes::schedule(module.op())?;
+        Ok((module, Cow::Owned(schedule)))
     }
 }
 

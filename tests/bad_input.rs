@@ -174,6 +174,21 @@ fn mlir() {
         );
     }
     file_refused(&EMIT, "m.mlir", b" \n", &["empty"]);
+    // A tracker that waits for an update too many. Without locations, so that the file's own are named.
+    let emitted = t3c(&["compile", "examples/models/t-nlg.json", "--emit", "t3"]).succeeded();
+    let broken =
+        t3c_with_input(&["opt"], emitted.as_bytes()).succeeded().replace("threshold = 2", "threshold = 3");
+    for command in [&EMIT[..], &["opt", "{}", "-o", "{out}"][..]] {
+        file_refused(command, "m.mlir", broken.as_bytes(), &["m.mlir:", "t3.track_and_trigger"]);
+    }
+    let parts = "func.func @a() { return }\n// -----\nfunc.func @b( { return }\n";
+    file_refused(
+        &["opt", "--split-input-file", "{}", "-o", "{out}"],
+        "m.mlir",
+        parts.as_bytes(),
+        &["m.mlir:3:"],
+    );
+    file_refused(&["opt", "--run-reproducer", "{}"], "m.mlir", b"module {}", &["no reproducer"]);
     let ran = t3c_with_input(&["opt", "-", "--pass-pipeline=builtin.module(t3-shrad)"], b"module {}");
     refused(&ran, &["t3-shrad", "t3-shard"]);
     let ran = t3c_with_input(&["opt", "--pass-pipeline=builtin.module(no-such-pass)"], b"module {}");
@@ -221,16 +236,31 @@ fn systems() {
 fn options_that_do_not_fit() {
     let compile = |extra: &[&str]| t3c(&[&["compile", "examples/models/t-nlg.json"], extra].concat());
     refused(&compile(&["--tp", "3"]), &["tp", "3"]);
-    for (option, value) in
-        [("--dp", "2"), ("--ep", "2"), ("--zero", "1"), ("--remat", "full"), ("--threads", "4")]
-    {
+    refused(&compile(&["--dp", "3"]), &["--dp", "3", "batch of 8"]);
+    for (option, value) in [("--zero", "1"), ("--threads", "4"), ("--remat", "full"), ("--remat", "some")] {
         refused(&compile(&[option, value]), &[option, value]);
     }
-    refused(&compile(&["--sequence-parallel"]), &["--sequence-parallel"]);
-    refused(&compile(&["--reassociate"]), &["--reassociate"]);
+    refused(&compile(&["--remarks-file", "remarks.txt"]), &["--remarks-file", "remarks.txt", ".yaml"]);
+    for option in ["--sequence-parallel", "--reassociate"] {
+        refused(&t3c(&["run", LLAMA, "--tokens", "1", option]), &[option]);
+    }
+    refused(&t3c(&["run", LLAMA, "--tokens", "1", "--dp", "2"]), &["--dp", "2"]);
+    refused(&t3c(&["compile", LLAMA, "--tp", "5"]), &["num_attention_heads", "5", "degrees that fit"]);
     refused(&compile(&["--phase", "decode"]), &["--phase", "decode"]);
     refused(&t3c(&["run", LLAMA, "--tokens", "1", "--dtype", "f16"]), &["--dtype", "f16", "f32"]);
     refused(&t3c(&["run", "examples/models/t-nlg.json", "--tokens", "1"]), &["t-nlg.json", "language model"]);
+}
+
+#[test]
+fn expert_loads() {
+    let command =
+        ["compile", "examples/models/t-nlg.json", "--expert-load", "{}", "--emit", "t3", "-o", "{out}"];
+    let check = |contents: &str, names: &[&str]| file_refused(&command, "l.json", contents.as_bytes(), names);
+    check("", &["JSON list"]);
+    check("{}", &["JSON list"]);
+    check("[1, -1]", &["negative"]);
+    check("[0, 0]", &["only zeros"]);
+    check("[1e999]", &["l.json"]);
 }
 
 #[test]

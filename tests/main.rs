@@ -3,6 +3,7 @@
 mod bad_input;
 mod commands;
 mod library;
+mod mutations;
 mod native;
 mod support;
 mod trees;

@@ -225,12 +225,6 @@ impl ModelInfo {
     }
 }
 
-/// The degrees that divide all of `extents`.
-pub(crate) fn degrees(extents: &[u64]) -> Vec<u64> {
-    let common = extents.iter().copied().fold(0, gcd);
-    (1..=common.min(1024)).filter(|degree| common.is_multiple_of(*degree)).collect()
-}
-
 /// The greatest common divisor.
 pub(crate) fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
@@ -239,13 +233,6 @@ pub(crate) fn gcd(a: u64, b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn degrees_divide_every_extent() {
-        assert_eq!(degrees(&[12, 42]), [1, 2, 3, 6]);
-        assert_eq!(degrees(&[3, 1536]), [1, 3]);
-        assert_eq!(degrees(&[7, 8]), [1]);
-    }
 
     fn block(tensor: &str, view: &[u64], start: &[u64], size: &[u64]) -> Source {
         Source { start: start.to_vec(), size: size.to_vec(), ..Source::whole(tensor, view) }

@@ -70,6 +70,10 @@ pub struct Options {
     pub objective: Objective,
     /// Divides logits before the loss; `None` is 1.
     pub temperature: Option<f64>,
+    /// The weight of `log² Σ exp(logits)` in the loss, averaged as the objective's weights say; `None` is 0.
+    pub z_loss: Option<f64>,
+    /// The weight of the routers' load balance in the loss; `None` takes the file's own.
+    pub router_aux_loss: Option<f64>,
 }
 
 /// A model at definite sizes: plain data, checked, not yet IR.

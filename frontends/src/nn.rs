@@ -320,7 +320,15 @@ pub(crate) fn softmax<'c, 'a>(b: &Builder<'c, 'a>, scores: Val<'c, 'a>) -> Resul
     b.map("ne,n->ne", &[weights, sum], |body| body.div(Ref::Arg(0), Ref::Arg(1)))
 }
 
-/// Each row's log-probability of its target: `logits [M, V]`, `targets i32[M]` to `[M]`.
+/// What a loss needs of logits `[M, V]`.
+pub(crate) struct LogSoftmax<'c, 'a> {
+    /// Each row's log-probability of its target, `[M]`.
+    pub logp: Val<'c, 'a>,
+    max: Val<'c, 'a>,
+    sum: Val<'c, 'a>,
+}
+
+/// Each row's log-probability of its target: `logits [M, V]`, `targets i32[M]`.
 ///
 /// The row maximum only guards against overflow, and its gradient is zero in exact arithmetic: it is marked
 /// so that no gradient is taken.
@@ -328,7 +336,7 @@ pub(crate) fn log_probability<'c, 'a>(
     b: &Builder<'c, 'a>,
     logits: Val<'c, 'a>,
     targets: Val<'c, 'a>,
-) -> Result<Val<'c, 'a>, Error> {
+) -> Result<LogSoftmax<'c, 'a>, Error> {
     let element = TensorType::of(logits)?.element;
     let max = b.reduce("mv->m", logits, ScalarOp::MaxF)?;
     stop_gradient(b, max);
@@ -344,14 +352,26 @@ pub(crate) fn log_probability<'c, 'a>(
         let term = body.select(hit, Ref::Arg(0), zero);
         body.add(Ref::Arg(2), term)
     })?;
-    b.map("m,m,m->m", &[picked, max, sum], |body| {
+    let logp = b.map("m,m,m->m", &[picked, max, sum], |body| {
         let log = body.unary(ScalarOp::Log, Ref::Arg(2));
         let shifted = body.sub(Ref::Arg(0), Ref::Arg(1));
         body.sub(shifted, log)
-    })
+    })?;
+    Ok(LogSoftmax { logp, max, sum })
 }
 
-fn stop_gradient<'c, 'a>(b: &Builder<'c, 'a>, value: Val<'c, 'a>) {
+impl<'c, 'a> LogSoftmax<'c, 'a> {
+    /// `log Σ exp(logits)`, `[M]`.
+    pub fn log_sum(&self, b: &Builder<'c, 'a>) -> Result<Val<'c, 'a>, Error> {
+        b.map("m,m->m", &[self.max, self.sum], |body| {
+            let log = body.unary(ScalarOp::Log, Ref::Arg(1));
+            body.add(Ref::Arg(0), log)
+        })
+    }
+}
+
+/// Marks `value` as one of which no gradient is taken.
+pub(crate) fn stop_gradient<'c, 'a>(b: &Builder<'c, 'a>, value: Val<'c, 'a>) {
     if let Some(operation) = ffi::value_owner(value) {
         ffi::set_attribute(operation, STOP_GRADIENT, Attribute::unit(b.context()));
     }

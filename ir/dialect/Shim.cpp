@@ -48,6 +48,23 @@ extern "C" MlirModule t3ParseModule(MlirContext context, MlirStringRef source, M
   return MlirModule{module.release().getOperation()};
 }
 
+// Writes the module and the pipeline to `file` when a pass fails or crashes; with `local`, only the failing pass.
+extern "C" void t3EnableCrashReproducer(MlirPassManager manager, MlirStringRef file, bool local) {
+  unwrap(manager)->enableCrashReproducerGeneration(unwrap(file), local);
+}
+
+// Parses what the former wrote and gives its pipeline to `manager`. Null where either fails.
+extern "C" MlirModule t3ParseReproducer(MlirContext context, MlirStringRef source, MlirStringRef name,
+                                        MlirPassManager manager) {
+  mlir::ParserConfig config(unwrap(context));
+  mlir::PassReproducerOptions reproducer;
+  reproducer.attachResourceParser(config);
+  auto module = mlir::parseSourceString<mlir::ModuleOp>(unwrap(source), config, unwrap(name));
+  if (!module || mlir::failed(reproducer.apply(*unwrap(manager))))
+    return MlirModule{nullptr};
+  return MlirModule{module.release().getOperation()};
+}
+
 extern "C" MlirAttribute t3ChunkAttrGet(MlirContext context, const uint32_t words[6]) {
   return wrap(t3::ChunkAttr::get(unwrap(context), words[0], static_cast<t3::Store>(words[1]),
                                  static_cast<t3::UpdateOp>(words[2]), words[3], static_cast<t3::Trigger>(words[4]), words[5]));

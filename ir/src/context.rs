@@ -105,6 +105,28 @@ impl Context {
         }
     }
 
+    /// Parses what a failed run of passes wrote, and gives its pipeline to `manager`.
+    ///
+    /// # Errors
+    /// The first diagnostic, or that `source` is no reproducer.
+    pub fn parse_reproducer<'c>(
+        &'c self,
+        source: &str,
+        name: &str,
+        manager: &PassManager<'c>,
+    ) -> Result<Module<'c>, Error> {
+        if !source.contains("mlir_reproducer") {
+            return Err(Error::Invalid(format!(
+                "{name}: no reproducer; expected the file of --mlir-pass-pipeline-crash-reproducer"
+            )));
+        }
+        self.take_diagnostics();
+        match ffi::parse_reproducer(&self.inner, source, name, manager) {
+            Some(inner) => Ok(Module { inner, context: self }),
+            None => Err(Error::Invalid(self.first_error(name))),
+        }
+    }
+
     /// The diagnostics since the last call, oldest first.
     pub fn take_diagnostics(&self) -> Vec<Diagnostic> {
         self.diagnostics.take()

@@ -9,7 +9,7 @@ use melior::{
         Attribute, BlockLike, Location, Module, Operation, OperationRef, Type, TypeLike, Value, ValueLike,
         attribute::AttributeLike,
     },
-    pass::Pass,
+    pass::{Pass, PassManager},
 };
 use t3c_schedule::{Arrival, Chunk, ffi as words};
 
@@ -28,6 +28,17 @@ unsafe extern "C" {
         context: mlir_sys::MlirContext,
         source: mlir_sys::MlirStringRef,
         name: mlir_sys::MlirStringRef,
+    ) -> mlir_sys::MlirModule;
+    fn t3EnableCrashReproducer(
+        manager: mlir_sys::MlirPassManager,
+        file: mlir_sys::MlirStringRef,
+        local: bool,
+    );
+    fn t3ParseReproducer(
+        context: mlir_sys::MlirContext,
+        source: mlir_sys::MlirStringRef,
+        name: mlir_sys::MlirStringRef,
+        manager: mlir_sys::MlirPassManager,
     ) -> mlir_sys::MlirModule;
     fn t3ChunkAttrGet(context: mlir_sys::MlirContext, words: *const u32) -> mlir_sys::MlirAttribute;
     fn t3ArrivalAttrGet(
@@ -54,6 +65,34 @@ pub(crate) fn parse_module<'c>(context: &'c melior::Context, source: &str, name:
             t3ParseModule(context.to_raw(), StringRef::new(source).to_raw(), StringRef::new(name).to_raw());
         (!raw.ptr.is_null()).then(|| Module::from_raw(raw))
     }
+}
+
+/// Parses a reproducer and gives its pipeline to `manager`.
+pub(crate) fn parse_reproducer<'c>(
+    context: &'c melior::Context,
+    source: &str,
+    name: &str,
+    manager: &PassManager<'c>,
+) -> Option<Module<'c>> {
+    // SAFETY: the strings and the manager outlive the call, and a null module is not wrapped.
+    unsafe {
+        let (source, name) = (StringRef::new(source), StringRef::new(name));
+        let raw = t3ParseReproducer(context.to_raw(), source.to_raw(), name.to_raw(), manager.to_raw());
+        (!raw.ptr.is_null()).then(|| Module::from_raw(raw))
+    }
+}
+
+/// Makes a failing or crashing run write the module and the pipeline to `file`; with `local`, the failing pass alone
+/// and the module before it.
+pub fn enable_crash_reproducer(manager: &PassManager<'_>, file: &str, local: bool) {
+    // SAFETY: MLIR copies the name.
+    unsafe { t3EnableCrashReproducer(manager.to_raw(), StringRef::new(file).to_raw(), local) }
+}
+
+/// Makes the manager print on standard error, when it is dropped, how long each pass took.
+pub fn enable_timing(manager: &PassManager<'_>) {
+    // SAFETY: the manager is live.
+    unsafe { mlir_sys::mlirPassManagerEnableTiming(manager.to_raw()) }
 }
 
 /// Every (user, operand number) of `value`, in no particular order.
@@ -244,6 +283,15 @@ pub fn affine_map_of<'c>(attribute: Attribute<'c>) -> Option<melior::ir::AffineM
     unsafe {
         mlir_sys::mlirAttributeIsAAffineMap(attribute.to_raw())
             .then(|| melior::ir::AffineMap::from_raw(mlir_sys::mlirAffineMapAttrGetValue(attribute.to_raw())))
+    }
+}
+
+/// The indexing maps of a structured operation, named or generic; `None` for any other.
+pub fn linalg_maps<'c>(operation: Op<'c, '_>) -> Option<Attribute<'c>> {
+    // SAFETY: the C function returns a null attribute for what is no structured operation; only others are wrapped.
+    unsafe {
+        let raw = mlir_sys::mlirLinalgGetIndexingMapsAttribute(operation.to_raw());
+        (!raw.ptr.is_null()).then(|| Attribute::from_raw(raw))
     }
 }
 

@@ -9,9 +9,10 @@ use t3c_schedule::Element;
 
 use crate::{
     Error, Op, Val,
-    attributes::{array, named},
+    attributes::named,
     ffi,
     scalar::{Inst, Predicate, Ref, ScalarBody, ScalarOp},
+    structured,
     types::{TensorType, element_of, element_type},
     walk,
 };
@@ -51,7 +52,9 @@ pub struct Generic<'c, 'a> {
 impl<'c, 'a> Generic<'c, 'a> {
     /// Whether `operation` has the form of this view, without reading it.
     pub fn is(operation: Op<'_, '_>) -> bool {
-        walk::is(operation, "linalg.generic") || walk::is(operation, "linalg.fill")
+        walk::is(operation, "linalg.generic")
+            || walk::is(operation, "linalg.fill")
+            || structured::is(operation)
     }
 
     /// Reads an operation.
@@ -63,38 +66,11 @@ impl<'c, 'a> Generic<'c, 'a> {
         if walk::is(operation, "linalg.fill") {
             return Self::read_fill(operation);
         }
-        if operation.result_count() != 1 {
-            return Err(Error::at(operation, "expected a linalg.generic with one result"));
+        let mut all = Self::read_all(operation)?;
+        match (all.pop(), all.is_empty()) {
+            (Some(generic), true) => Ok(generic),
+            _ => Err(Error::at(operation, "expected a linalg.generic with one result")),
         }
-        let maps = array(operation, "indexing_maps")
-            .ok_or_else(|| Error::at(operation, "linalg.generic without indexing_maps"))?
-            .into_iter()
-            .map(|map| {
-                projected_permutation(map).ok_or_else(|| {
-                    Error::at(operation, format!("indexing map {map} is not a projected permutation"))
-                })
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let iterators = array(operation, "iterator_types")
-            .ok_or_else(|| Error::at(operation, "linalg.generic without iterator_types"))?
-            .into_iter()
-            .map(|kind| {
-                if kind.to_string().contains("reduction") { Iterator::Reduction } else { Iterator::Parallel }
-            })
-            .collect::<Vec<_>>();
-        let mut operands: Vec<Val<'c, 'a>> = operation.operands().collect();
-        let init = operands.pop().ok_or_else(|| Error::at(operation, "linalg.generic without an output"))?;
-        let block =
-            walk::body(operation).ok_or_else(|| Error::at(operation, "linalg.generic without a body"))?;
-        let (body, captures) = read_body(operation, block)?;
-        let result = TensorType::of(operation.result(0)?.into())?;
-        let mut extents = vec![0; iterators.len()];
-        for (value, map) in operands.iter().chain([&init]).zip(&maps) {
-            for (&extent, &index) in TensorType::of(*value)?.shape.iter().zip(map) {
-                extents[index] = extent;
-            }
-        }
-        Ok(Self { inputs: operands, init, maps, iterators, extents, body, captures, result })
     }
 
     fn read_fill(operation: Op<'c, 'a>) -> Result<Self, Error> {
@@ -264,7 +240,7 @@ pub fn number_from_bytes(bytes: &[u8], element: Element) -> Option<f64> {
     })
 }
 
-fn projected_permutation(attribute: Attribute<'_>) -> Option<Vec<usize>> {
+pub(crate) fn projected_permutation(attribute: Attribute<'_>) -> Option<Vec<usize>> {
     let map = ffi::affine_map_of(attribute)?;
     let results: Option<Vec<usize>> = (0..map.result_count())
         .map(|index| {
@@ -275,7 +251,7 @@ fn projected_permutation(attribute: Attribute<'_>) -> Option<Vec<usize>> {
     results.filter(|results| (1..results.len()).all(|index| !results[..index].contains(&results[index])))
 }
 
-fn read_body<'c, 'a>(
+pub(crate) fn read_body<'c, 'a>(
     operation: Op<'c, 'a>,
     block: crate::Blk<'c, 'a>,
 ) -> Result<(ScalarBody, Vec<Val<'c, 'a>>), Error> {

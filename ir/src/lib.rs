@@ -14,6 +14,7 @@ pub mod generic;
 pub mod interpreter;
 pub mod scalar;
 pub mod splits;
+pub mod structured;
 pub mod types;
 pub mod units;
 pub mod views;

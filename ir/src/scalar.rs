@@ -247,7 +247,10 @@ impl ScalarBody {
         let output = Ref::Arg(self.args.len() - 1);
         let &[Ref::Inst(last)] = self.yields.as_slice() else { return None };
         let inst = &self.insts[last];
-        if !matches!(inst.op, ScalarOp::AddF | ScalarOp::MaxF | ScalarOp::MinF | ScalarOp::MulF) {
+        if !matches!(
+            inst.op,
+            ScalarOp::AddF | ScalarOp::AddI | ScalarOp::MaxF | ScalarOp::MinF | ScalarOp::MulF
+        ) {
             return None;
         }
         let uses = self.insts.iter().flat_map(|inst| &inst.operands).filter(|&&r| r == output).count();

@@ -1,13 +1,13 @@
 //! Round trips of the builder, the views and the dialect.
 
-use t3c_schedule::{Axis, Element, Grid, configure_ring_reduce_scatter};
+use t3c_schedule::{Axis, Element, Grid, arrivals::configure_ring_all_gather, configure_ring_reduce_scatter};
 
 use crate::{
     Builder, Context, Generic, Location, TensorType,
     function::{Function, Port, Signature, add_function, add_grid, function, grid},
     generic::is_zero,
     scalar::{Ref, ScalarOp},
-    views::{TrackAndTrigger, annotation},
+    views::{Consume, TrackAndTrigger, annotation},
     walk::walk,
 };
 
@@ -109,6 +109,28 @@ func.func @f(%x: tensor<4x4xf32>, %w: tensor<4x6xf32>) -> tensor<8x6xf32> {
   return %0 : tensor<8x6xf32>
 }";
 
+const ARRIVALS: &str =
+    "[#t3.arrival<relative = 0, from = 0, sends = [1]>, #t3.arrival<relative = 1, from = 1>]";
+
+#[test]
+fn an_exchange_splits_one_dimension_and_lays_along_another() {
+    let context = Context::new();
+    let text = r"
+shard.grid @grid(shape = 2)
+func.func @f(%x: tensor<4x2xf32>) -> tensor<8x1xf32> {
+  %0 = t3.consume all_to_all on @grid axes = [0] dim = 1 concat = 0 (%x) : (tensor<4x2xf32>) -> tensor<8x1xf32> {
+  ^bb0(%a: tensor<8x1xf32>):
+    t3.yield %a : tensor<8x1xf32>
+  }
+  return %0 : tensor<8x1xf32>
+}";
+    let module = context.parse(text, "exchange.mlir").unwrap();
+    let printed = module.text(false);
+    assert_eq!(context.parse(&printed, "again.mlir").unwrap().text(false), printed);
+    let text = text.replace("4x2xf32", "4x3xf32");
+    assert!(context.parse(&text, "bad.mlir").err().unwrap().to_string().contains("(C5)"));
+}
+
 #[test]
 fn each_constraint_is_checked_and_named() {
     let context = Context::new();
@@ -120,6 +142,11 @@ fn each_constraint_is_checked_and_named() {
         .map(|chunk| crate::ffi::chunk_attribute(context.mlir(), chunk).to_string())
         .collect();
     let configured = FUSED.replace("CHUNKS", &format!("chunks = [{}] block = 1", chunks.join(", ")));
+    let arriving = CONSUMED.replace("dim = 0", &format!("dim = 0 arrivals = {ARRIVALS} block = 4"));
+    let module = context.parse(&arriving, "arriving.mlir").unwrap();
+    let consume = walk(module.op()).into_iter().find_map(Consume::cast).unwrap();
+    assert_eq!(consume.arrivals().unwrap(), configure_ring_all_gather(2));
+    assert_eq!((consume.block(), consume.part_dimension()), (Some(4), 0));
     let broken = [
         (fused.as_str(), "dim = 0", "dim = 2", "(C1)"),
         (&fused, "on @grid", "on @nowhere", "(C2)"),
@@ -132,11 +159,16 @@ fn each_constraint_is_checked_and_named() {
         (&fused, "dim = 0", "dim = 1", "(C5)"),
         (&configured, "threshold = 2", "threshold = 3", "(C6)"),
         (&configured, "block = 1", "block = 3", "(C7)"),
+        (&fused, "dim = 0 ", "dim = 0 concat = 1 ", "(C8)"),
         (CONSUMED, "all_gather", "all_reduce", "(C1)"),
         (CONSUMED, "axes = [0]", "axes = [3]", "(C2)"),
         (CONSUMED, "(%x, %w) : (tensor<4x4xf32>, tensor<4x6xf32>)", "(%x) : (tensor<4x4xf32>)", "(C3)"),
         (CONSUMED, "t3.yield %p : tensor<8x6xf32>", "t3.yield", "(C4)"),
         (CONSUMED, "dim = 0", "dim = 2", "(C5)"),
+        (CONSUMED, "dim = 0", "dim = 0 concat = 1", "(C5)"),
+        (&arriving, "sends = [1]", "sends = [0]", "(C6)"),
+        (&arriving, "relative = 1", "relative = 0", "(C6)"),
+        (&arriving, "block = 4", "block = 5", "(C7)"),
     ];
     for (text, from, to, constraint) in broken {
         let text = text.replace(from, to);

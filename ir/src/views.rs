@@ -207,7 +207,8 @@ fn collective_attribute(op: Op<'_, '_>) -> CollectiveKind {
     .map_or(CollectiveKind::ReduceScatter, |(_, kind)| kind)
 }
 
-/// The grid axes that split each dimension, outermost first, from a `shard.shard` annotation.
+/// The grid axes that split each dimension, outermost first, from a `shard.shard` annotation;
+/// more of them than the value has only in a wrong one.
 pub fn annotation(op: Op<'_, '_>) -> Option<Splits> {
     if !walk::is(op, "shard.shard") {
         return None;
@@ -221,6 +222,8 @@ pub fn annotation(op: Op<'_, '_>) -> Option<Splits> {
     let axes = |part: &str| part.split(',').filter_map(|axis| axis.trim().parse().ok()).collect();
     let mut splits: Splits =
         inner.split('[').skip(1).map(|part| axes(part.split(']').next().unwrap_or_default())).collect();
-    splits.resize(rank, vec![]);
+    if splits.len() < rank {
+        splits.resize(rank, vec![]);
+    }
     Some(splits)
 }

@@ -3,13 +3,13 @@
 //! The first line names the passes (`// pass: t3-split-all-reduce`, several separated by commas). Checked for
 //! every case, without a word in the file: the result verifies, prints and parses back to itself, a second run
 //! changes nothing (unless the file says `// once`), and every function means the same before and after, on all
-//! devices (functions of large tensors are not interpreted).
+//! devices (functions of large or dynamic tensors are not interpreted). `// locations` prints them too.
 
 use std::{collections::HashMap, fs, path::Path};
 
 use t3c_ir::{
     Context, Module,
-    function::{Function, functions},
+    function::{Function, SPLIT, functions},
     interpreter::{Interpreter, Tensor},
 };
 
@@ -27,7 +27,7 @@ fn run_case(path: &Path) -> String {
     let file = path.file_name().and_then(|name| name.to_str()).expect("the case has a name");
     let (context, passes) = (Context::new(), passes(&source));
     let mut module = context.parse(&source, file).unwrap_or_else(|error| panic!("{file}: {error}"));
-    let before = meaning(&module, file);
+    let (before, whole) = (meaning(&module, file), module.duplicate());
     let mut remarks: Vec<Remark> = Vec::new();
     let outcome = run_passes(&mut module, &passes, &mut remarks);
     let mut text: String = remarks.iter().map(|remark| format!("{remark}\n")).collect();
@@ -37,6 +37,9 @@ fn run_case(path: &Path) -> String {
     if !changes_arguments(&passes) {
         compare(&before, &meaning(&module, file), file, tolerance(&passes));
     }
+    if passes.iter().any(|pass| pass == "t3-shard") {
+        crate::shard::tests::oracle::compare(&whole, &module);
+    }
     let after = module.text(false);
     let again = context.parse(&after, file).unwrap_or_else(|error| panic!("{file}, printed: {error}"));
     assert_eq!(again.text(false), after, "{file} prints and parses back to itself");
@@ -45,7 +48,7 @@ fn run_case(path: &Path) -> String {
         assert_eq!(module.text(false), after, "a second run of {file} changes nothing");
     }
     text.push_str("---\n");
-    text.push_str(&after);
+    text.push_str(&if source.contains("// locations") { module.text(true) } else { after });
     if passes.iter().any(|pass| pass == "t3-schedule") {
         let schedule = crate::schedule(module.op()).expect("the pass made one already");
         text.push_str(&format!("---\n{schedule}"));
@@ -53,35 +56,47 @@ fn run_case(path: &Path) -> String {
     text
 }
 
-/// After partitioning, devices take parts of the arguments: `shard::tests` gives them and compares. The optimizer
-/// adds arguments: its own tests compare with a plain loop.
+/// After partitioning, devices take parts of the arguments: the whole is compared with what they put together. The
+/// optimizer adds arguments: its own tests compare with a plain loop.
 fn changes_arguments(passes: &[String]) -> bool {
-    passes.iter().any(|pass| pass == "t3-shard" || pass == "t3-optimizer")
+    let name = |pass: &String| pass.split('{').next().unwrap_or_default().to_owned();
+    passes.iter().any(|pass| ["t3-shard", "t3-optimizer"].contains(&name(pass).as_str()))
 }
 
 /// A reduce-scatter in an all-reduce's place adds the same numbers in another order; all else keeps every bit.
 fn tolerance(passes: &[String]) -> f64 {
-    let reorders = |pass: &String| pass == "t3-split-all-reduce" || pass == "t3-simplify";
+    let reorders = |pass: &String| pass == "t3-split-all-reduce" || pass.starts_with("t3-simplify");
     if passes.iter().any(reorders) { 1e-5 } else { 0.0 }
 }
 
 /// Elements of a function's arguments up to which it is interpreted.
 const SMALL: u64 = 4096;
 
-/// The results of each function, by name, for fixed inputs that differ from device to device.
+/// The results of each function, by name, for fixed inputs that differ from device to device, unless `t3.split` says
+/// that the argument is not split along the axes between them.
 fn meaning(module: &Module<'_>, file: &str) -> HashMap<String, Vec<Vec<Tensor>>> {
     let interpreter = Interpreter::new(module.op());
     let is_small = |function: &Function<'_, '_>| {
-        let ports = function.argument_ports().expect("arguments are tensors");
-        ports.iter().map(|port| port.r#type.elements()).sum::<u64>() <= SMALL
+        let elements =
+            |ports: Vec<t3c_ir::function::Port>| ports.iter().map(|port| port.r#type.elements()).sum();
+        function.argument_ports().map(elements).is_ok_and(|elements: u64| elements <= SMALL)
     };
     let programs = functions(module.op()).into_iter().filter(|f| crate::outline::is_program(*f));
     let run = |function: Function<'_, '_>| {
         let ports = function.argument_ports().expect("arguments are tensors");
-        let inputs: Vec<Vec<Tensor>> = (0..u64::from(interpreter.grid().devices()))
+        let grid = interpreter.grid();
+        let inputs: Vec<Vec<Tensor>> = (0..grid.devices())
             .map(|device| {
+                let coordinates = grid.coordinates(device);
                 let random = |(number, port): (usize, &t3c_ir::function::Port)| {
-                    Tensor::random(&port.r#type, 1000 * device + number as u64).expect("has host data")
+                    let promised = port.attributes.iter().any(|(name, _)| name == SPLIT);
+                    let splits = port.splits().concat();
+                    let place = coordinates.iter().enumerate().fold(0, |place, (axis, coordinate)| {
+                        let differs = !promised || splits.contains(&axis);
+                        place * u64::from(grid.axes[axis].size)
+                            + if differs { u64::from(*coordinate) } else { 0 }
+                    });
+                    Tensor::random(&port.r#type, 1000 * place + number as u64).expect("has host data")
                 };
                 ports.iter().enumerate().map(random).collect()
             })

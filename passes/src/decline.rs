@@ -63,7 +63,7 @@ pub enum Decline {
         other: String,
     },
     /// The target runs such a pair one after the other.
-    #[error("the target cannot run {pair} fused yet")]
+    #[error("the target runs {pair} one after the other")]
     UnsupportedByTarget {
         /// What the pair is.
         pair: String,
@@ -158,7 +158,9 @@ impl Decline {
                 Some("use the collective's result instead, where the model allows it")
             }
             Decline::NonlinearBetween { .. } => Some("move it behind the collective"),
-            Decline::NamedOperation { .. } => Some("run linalg-generalize-named-ops first"),
+            Decline::NamedOperation { .. } => {
+                Some("write it as linalg.generic; t3-normalize knows the usual ones")
+            }
             Decline::NonzeroStart { .. } => Some("add the start in an operation of its own"),
             Decline::GatheredDimensionReduced { .. } => Some("gather along another dimension"),
             _ => None,

@@ -6,6 +6,7 @@ use t3c_ir::{
     Generic, Op, TensorType, attributes,
     function::callee,
     generic::{Iterator, is_zero},
+    units::TRANSPOSED,
     walk,
 };
 
@@ -37,7 +38,7 @@ pub fn kind(module: Op<'_, '_>, op: Op<'_, '_>) -> Kind {
     if op.result_count() != 1 || walk::is(op, "linalg.fill") {
         return Kind::Other;
     }
-    if Generic::is(op) {
+    if walk::is(op, "linalg.generic") {
         let Ok(generic) = Generic::read(op) else { return Kind::Other };
         return match generic.contraction() {
             Some(contraction) if is_product(&contraction) => match is_zero(generic.init) {
@@ -86,7 +87,10 @@ pub fn after(module: Op<'_, '_>, op: Op<'_, '_>, number: usize, d: usize, parts:
                     .and_then(|value| TensorType::of(value).ok())
                     .map_or(0, |t| t.shape.len())
             };
-            unit(&name, number, d, rank(if name == "lookup" { 1 } else { 0 }))
+            match (name.as_str(), number, d) {
+                ("grouped", 1, _) => weights(module, op, d),
+                _ => unit(&name, number, d, rank(if name == "lookup" { 1 } else { 0 })),
+            }
         }
         Kind::Named | Kind::Other => Along::Mixed,
     }
@@ -151,6 +155,17 @@ fn reassociation(op: Op<'_, '_>) -> Vec<Vec<usize>> {
         .collect()
 }
 
+/// The matrices of a grouped product are `[S,L,F,D]`, or `[S,L,D,F]` transposed.
+fn weights(module: Op<'_, '_>, op: Op<'_, '_>, d: usize) -> Along {
+    let transposed = callee(module, op).is_some_and(|function| function.0.attribute(TRANSPOSED).is_ok());
+    match (d, transposed) {
+        (0, _) => Along::At(1),
+        (2, false) | (3, true) => Along::At(3),
+        (2 | 3, _) => Along::Reduced,
+        _ => Along::Mixed,
+    }
+}
+
 /// `rank` is that of a look-up's row numbers.
 fn unit(name: &str, operand: usize, d: usize, rank: usize) -> Along {
     match (name, operand, d) {
@@ -163,7 +178,6 @@ fn unit(name: &str, operand: usize, d: usize, rank: usize) -> Along {
         ("attention", 1 | 2, 0) => Along::Reduced,
         ("grouped", 0, 0 | 1) | ("grouped", 2, 0 | 1) => Along::At(d),
         ("grouped", 0, 3) => Along::Reduced,
-        ("grouped", 1, 0) => Along::At(1),
         ("grouped_grad", 0 | 1 | 2, 1) => Along::At(0),
         ("grouped_grad", 0, 3) => Along::At(3),
         ("grouped_grad", 1, 3) => Along::At(2),

@@ -179,12 +179,18 @@ impl<'c, 'a> Pair<'c, 'a> {
     }
 }
 
-/// `down_proj` of `model.layers.3.mlp.down_proj.weight (config.json:12:5)`.
+/// `down_proj` of `model.layers.3.mlp.down_proj.weight (config.json:12:5)`, and `down_proj.backward` of its gradient.
 fn short_name(location: &str) -> String {
     let name = location.split_once(" (").map_or(location, |(name, _)| name);
-    let parts = || name.rsplit('.').filter(|part| !matches!(*part, "weight" | "bias"));
-    let is_name = !name.contains(':');
-    parts().next().filter(|_| is_name).unwrap_or(name).to_owned()
+    if name.contains(':') {
+        return name.to_owned();
+    }
+    let (forward, suffix) = match name.strip_suffix(".backward") {
+        Some(forward) => (forward, ".backward"),
+        None => (name, ""),
+    };
+    let mut parts = forward.rsplit('.').filter(|part| !matches!(*part, "weight" | "bias"));
+    format!("{}{suffix}", parts.next().unwrap_or(forward))
 }
 
 /// Every reduce-scatter, all-gather and all-to-all of the module, in order.
@@ -315,7 +321,7 @@ mod tests {
     #[test]
     fn a_pair_is_named_after_its_parameters() {
         assert_eq!(short_name("model.layers.3.mlp.down_proj.weight (config.json:12:5)"), "down_proj");
-        assert_eq!(short_name("model.layers.3.mlp.down_proj"), "down_proj");
+        assert_eq!(short_name("model.layers.3.mlp.down_proj.backward"), "down_proj.backward");
         assert_eq!(short_name("layer.mlir:12:5"), "layer.mlir:12:5");
     }
 }

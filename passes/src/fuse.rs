@@ -21,9 +21,7 @@
 //!
 //! `policy=profitable` declines a pair that the closed-form bound of the schedule crate does not favour
 //! (`unprofitable`) or whose chunks are smaller than a tile (`chunk-below-tile`); `never` declines every pair
-//! (`fusion-off`). The machine's rates are options, so that this pass knows numbers and no system files. With
-//! `only=sums` pairs other than sums of products and their reduce-scatter are declined (`unsupported-by-target`).
-//! A producer between two collectives that could each be fused with it goes to the reducing one
+//! (`fusion-off`). The machine's rates are options, so that this pass knows numbers and no system files. A producer between two collectives that could each be fused with it goes to the reducing one
 //! (`fused-elsewhere`).
 
 use std::collections::HashSet;
@@ -39,16 +37,13 @@ use crate::{
     calls::call_counts,
     configure_address_space::{BLOCKS, TILE, block_extent},
     decline::Decline,
-    dimensions::{Kind, kind},
     find_pairs::{Outcome, Pair, Side, collectives, examine, flops, moved_bytes},
     flow::Flow,
     options,
     pass::{Note, Pass, PassContext, PassError},
-    producers::{bytes, chain_of_products},
+    producers::bytes,
     region,
 };
-
-pub(crate) use crate::region::erase_unused;
 
 /// Which pairs to fuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,27 +99,6 @@ pub struct Fuse {
     pub rates: Rates,
     /// Indices along the scattered dimension that a tile of the product covers.
     pub tile: u64,
-    /// Which pairs the target can run fused.
-    pub only: Only,
-}
-
-/// Pairs that a target can run fused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Only {
-    /// All.
-    #[default]
-    All,
-    /// Sums of matrix products with their reduce-scatter.
-    Sums,
-}
-
-impl std::fmt::Display for Only {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Only::All => "all",
-            Only::Sums => "sums",
-        })
-    }
 }
 
 impl Pass for Fuse {
@@ -132,7 +106,6 @@ impl Pass for Fuse {
     const SUMMARY: &'static str = "Fuse each pair into t3.track_and_trigger or t3.consume";
     const OPTIONS: &'static [&'static str] = &[
         "policy=profitable: always, profitable or never",
-        "only=all: pairs that the target can run fused: all, or sums of products with their reduce-scatter",
         "tile=128: rows or columns of a product's tile",
         "flops=114.7e12: floating-point operations a second",
         "memory=1e12: bytes a second of a device's memory",
@@ -143,16 +116,12 @@ impl Pass for Fuse {
     ];
 
     fn from_options(text: &str) -> Result<Self, PassError> {
-        let mut pass = Self { policy: Policy::Profitable, rates: RATES, tile: TILE, only: Only::All };
-        let known = ["policy", "only", "tile", "flops", "memory", "link", "latency", "trigger", "launch"];
+        let mut pass = Self { policy: Policy::Profitable, rates: RATES, tile: TILE };
+        let known = ["policy", "tile", "flops", "memory", "link", "latency", "trigger", "launch"];
         for (key, value) in options::parse(Self::NAME, text, &known)? {
             let seconds_or_rate = match key {
                 "policy" => {
                     pass.policy = value.parse()?;
-                    continue;
-                }
-                "only" => {
-                    pass.only = only(value)?;
                     continue;
                 }
                 "tile" => {
@@ -180,16 +149,6 @@ impl Pass for Fuse {
         }
         Ok(())
     }
-}
-
-fn only(value: &str) -> Result<Only, PassError> {
-    [Only::All, Only::Sums].into_iter().find(|only| only.to_string() == value).ok_or_else(|| {
-        PassError::Option {
-            pass: Fuse::NAME,
-            option: format!("only={value}"),
-            expected: "all or sums".to_owned(),
-        }
-    })
 }
 
 impl Fuse {
@@ -230,7 +189,7 @@ impl Fuse {
             let name = pair.name();
             let sizes = Sizes::of(&flow, collective, &pair, self.tile)?;
             let bound = sizes.bound(&pair, &self.rates);
-            match self.why_not(&flow, collective, &pair, &sizes, &bound) {
+            match self.why_not(&sizes, &bound) {
                 Some(decline) => {
                     cx.note(collective.op, Note::missed(&decline).times(times).pair(name));
                 }
@@ -246,24 +205,7 @@ impl Fuse {
     }
 
     /// Why a pair stays unfused.
-    fn why_not<'c, 'a>(
-        &self,
-        flow: &Flow<'c, 'a>,
-        collective: Collective<'c, 'a>,
-        pair: &Pair<'c, 'a>,
-        sizes: &Sizes,
-        bound: &Bound,
-    ) -> Option<Decline> {
-        if self.policy == Policy::Never {
-            return Some(Decline::FusionOff);
-        }
-        if self.only == Only::Sums && !is_sum(flow, collective, pair) {
-            return Some(Decline::UnsupportedByTarget { pair: pair.name() });
-        }
-        self.unprofitable(sizes, bound)
-    }
-
-    fn unprofitable(&self, sizes: &Sizes, bound: &Bound) -> Option<Decline> {
+    fn why_not(&self, sizes: &Sizes, bound: &Bound) -> Option<Decline> {
         let tile = self.tile.min(sizes.extent);
         match self.policy {
             Policy::Always => None,
@@ -279,13 +221,6 @@ impl Fuse {
             Policy::Profitable => None,
         }
     }
-}
-
-/// Whether a pair is a sum of products and its reduce-scatter, with nothing between them.
-fn is_sum<'c, 'a>(flow: &Flow<'c, 'a>, collective: Collective<'c, 'a>, pair: &Pair<'c, 'a>) -> bool {
-    let contribution = collective.input().ok().and_then(|input| flow.owner(input));
-    let is_work = |op| kind(flow.module, op) == Kind::Product || chain_of_products(op).is_some();
-    pair.kind == CollectiveKind::ReduceScatter && contribution.is_some_and(is_work)
 }
 
 /// The sizes of a pair on one device.
@@ -382,16 +317,13 @@ mod tests {
     #[test]
     fn the_policy_decides() {
         let with = |text: &str| Fuse::from_options(text).unwrap();
-        assert_eq!(with("policy=always").unprofitable(&sizes(4), &bound(1.0, 2.0)), None);
-        assert_eq!(
-            with("policy=never").unprofitable(&sizes(1024), &bound(2.0, 1.0)),
-            Some(Decline::FusionOff)
-        );
-        assert_eq!(with("").unprofitable(&sizes(1024), &bound(2.0, 1.0)), None);
-        assert_eq!(with("").unprofitable(&sizes(1024), &bound(1.0, 2.0)).unwrap().id(), "unprofitable");
+        assert_eq!(with("policy=always").why_not(&sizes(4), &bound(1.0, 2.0)), None);
+        assert_eq!(with("policy=never").why_not(&sizes(1024), &bound(2.0, 1.0)), Some(Decline::FusionOff));
+        assert_eq!(with("").why_not(&sizes(1024), &bound(2.0, 1.0)), None);
+        assert_eq!(with("").why_not(&sizes(1024), &bound(1.0, 2.0)).unwrap().id(), "unprofitable");
         let below = Decline::ChunkBelowTile { chunk: 16, tile: 64 };
-        assert_eq!(with("").unprofitable(&sizes(64), &bound(2.0, 1.0)), Some(below));
-        assert_eq!(with("tile=16").unprofitable(&sizes(64), &bound(2.0, 1.0)), None);
+        assert_eq!(with("").why_not(&sizes(64), &bound(2.0, 1.0)), Some(below));
+        assert_eq!(with("tile=16").why_not(&sizes(64), &bound(2.0, 1.0)), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod find_pairs;
 pub mod flow;
 pub mod fuse;
 pub mod group;
+mod normalize;
 pub mod optimizer;
 pub mod options;
 pub mod outline;
@@ -31,9 +32,16 @@ pub mod schedule;
 pub mod shard;
 pub mod simplify;
 pub mod split_all_reduce;
+pub mod unfuse;
 
 #[cfg(test)]
 mod cases;
+#[cfg(test)]
+mod pairs_tests;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+pub mod testing;
 
 pub use decline::Decline;
 pub use pass::{Pass, PassContext, PassError};

@@ -153,7 +153,10 @@ impl<'c, 'a> Graph<'c, 'a> {
         let results = source.results().map(Into::into);
         let uses = results.flat_map(|result: Val<'c, 'a>| ffi::uses(result));
         uses.filter(|(user, number)| {
-            let is_start = product_of(*user).is_some_and(|(product, _)| product.inputs.len() == *number);
+            let is_start = match product_of(*user) {
+                Some((product, _)) => product.inputs.len() == *number,
+                None => is_chain(*user) && *number + 1 == user.operand_count(),
+            };
             (is_step(*user) || ffi::same_op(*user, self.terminator)) && !is_start
         })
         .collect()

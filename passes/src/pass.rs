@@ -198,7 +198,8 @@ impl Note {
 pub struct PassId(pub u64);
 
 /// The pass as one of MLIR's: errors and panics become a diagnostic at their location and fail the pipeline.
-pub fn external<P: Pass>(pass: P, id: &'static PassId) -> melior::pass::Pass {
+/// `options` is what the pass was made from, so that a printed pipeline (a reproducer's) makes it again.
+pub fn external<P: Pass>(pass: P, id: &'static PassId, options: &str) -> melior::pass::Pass {
     let run = move |module: OperationRef<'_, '_>, handle: ExternalPass<'_>| {
         // The closure's state is a pass that later runs do not change, so nothing is seen half-written.
         let outcome = catch_unwind(AssertUnwindSafe(|| pass.run(module, &PassContext::new(P::NAME))));
@@ -210,7 +211,11 @@ pub fn external<P: Pass>(pass: P, id: &'static PassId) -> melior::pass::Pass {
         report(module, &failure);
         handle.signal_failure();
     };
-    create_external(run, TypeId::create(id), P::NAME, P::NAME, P::SUMMARY, "builtin.module", &[])
+    let argument = match options.trim() {
+        "" => P::NAME.to_owned(),
+        options => format!("{}{{{options}}}", P::NAME),
+    };
+    create_external(run, TypeId::create(id), P::NAME, &argument, P::SUMMARY, "builtin.module", &[])
 }
 
 fn report(module: Op<'_, '_>, failure: &PassError) {

@@ -6,15 +6,19 @@ use t3c_schedule::{Algorithm, cost::Rates};
 use crate::{
     configure_address_space::{BLOCKS, TILE},
     find_pairs::FindPairs,
-    fuse::{Fuse, Only, Policy, RATES},
+    fuse::{Fuse, Policy, RATES},
     pass::{Pass, PassError},
     registry,
     remark::{self, Kind, Remark},
 };
 
-/// From annotations to one program a device.
-pub fn sharding() -> Vec<String> {
-    owned(&["t3-shard", "t3-simplify"])
+/// From annotations to one program a device; `reassociate` also allows rewrites that change the order of additions.
+pub fn sharding(reassociate: bool) -> Vec<String> {
+    owned(&[
+        "t3-normalize",
+        "t3-shard",
+        if reassociate { "t3-simplify{reassociate=1}" } else { "t3-simplify" },
+    ])
 }
 
 /// What the fusing passes need to know of the user's wishes and machine.
@@ -28,8 +32,6 @@ pub struct Fusion {
     pub tile: u64,
     /// Blocks of a chunk, at most.
     pub blocks: u64,
-    /// Which pairs the target can run fused.
-    pub only: Only,
     /// How chunks travel.
     pub algorithm: Algorithm,
 }
@@ -42,7 +44,6 @@ impl Default for Fusion {
             rates: RATES,
             tile: TILE,
             blocks: BLOCKS,
-            only: Only::All,
             algorithm: Algorithm::Ring,
         }
     }
@@ -50,10 +51,10 @@ impl Default for Fusion {
 
 /// From collectives to track-and-trigger.
 pub fn fusion(options: &Fusion) -> Vec<String> {
-    let Fusion { policy, rates, tile, blocks, only, algorithm } = options;
-    let mut passes = owned(&["t3-split-all-reduce", "t3-find-pairs"]);
+    let Fusion { policy, rates, tile, blocks, algorithm } = options;
+    let mut passes = owned(&["t3-normalize", "t3-split-all-reduce", "t3-find-pairs"]);
     passes.push(format!(
-        "t3-fuse{{policy={policy} only={only} tile={tile} flops={:e} memory={:e} link={:e} latency={:e} trigger={:e} launch={:e}}}",
+        "t3-fuse{{policy={policy} tile={tile} flops={:e} memory={:e} link={:e} latency={:e} trigger={:e} launch={:e}}}",
         rates.flops_per_second,
         rates.memory_bytes_per_second,
         rates.link_bytes_per_second,
@@ -67,6 +68,12 @@ pub fn fusion(options: &Fusion) -> Vec<String> {
     };
     passes.push(format!("t3-configure-address-space{{tile={tile} blocks={blocks} algorithm={algorithm}}}"));
     passes
+}
+
+/// For a backend that runs only sums of products and their reduce-scatter chunk by chunk, and readers behind their
+/// gather: every other producer before its collective. To run on what [`fusion`] made, before [`schedule`].
+pub fn plain_producers() -> Vec<String> {
+    owned(&["t3-unfuse{keep=sums}"])
 }
 
 /// What remains before a schedule can be read off: elementwise work gathered into kernels.
@@ -129,7 +136,7 @@ mod tests {
         for pass in fusion(&options).iter().chain(&schedule()) {
             registry::check(pass).unwrap();
         }
-        let text = &fusion(&options)[2];
+        let text = &fusion(&options)[3];
         let (_, inside) = text.split_once('{').unwrap();
         let pass = Fuse::from_options(inside.trim_end_matches('}')).unwrap();
         assert_eq!((pass.policy, pass.tile, pass.rates), (Policy::Always, 16, RATES));

@@ -50,10 +50,7 @@ pub fn producer<'c, 'a>(
     let no_producer = |producer: String| Decline::NoProducer { producer };
     let owner = flow.owner(value).ok_or_else(|| no_producer("an argument".to_owned()))?;
     match kind(flow.module, owner) {
-        Kind::Other if walk::is(owner, "t3.track_and_trigger") || walk::is(owner, "t3.consume") => {
-            return Err(Decline::FusedElsewhere { other: describe(owner) });
-        }
-        Kind::Other => return Err(no_producer(describe(owner))),
+        Kind::Other => return Err(unfit(flow, owner)),
         Kind::Named => return Err(Decline::NamedOperation { operation: describe(owner) }),
         _ => {}
     }
@@ -61,12 +58,25 @@ pub fn producer<'c, 'a>(
         return Err(Decline::PartialUsedElsewhere { user: describe(other) });
     }
     if !search.leads(value, user, dimension)? {
-        return Err(no_producer(describe(owner)));
+        return Err(unfit(flow, owner));
     }
     let in_order = |found: Vec<Op<'c, 'a>>| {
         flow.operations().filter(|op| found.iter().any(|other| ffi::same_op(*other, *op))).collect()
     };
     Ok(Producer { members: in_order(search.members), leaves: in_order(search.leaves) })
+}
+
+/// Why `op` begins no producer.
+fn unfit<'c, 'a>(flow: &Flow<'c, 'a>, op: Op<'c, 'a>) -> Decline {
+    let mut source = op;
+    while kind(flow.module, source) == Kind::View {
+        let Some(owner) = source.operand(0).ok().and_then(|value| flow.owner(value)) else { break };
+        source = owner;
+    }
+    match walk::name(source).starts_with("t3.") {
+        true => Decline::FusedElsewhere { other: describe(source) },
+        false => Decline::NoProducer { producer: describe(source) },
+    }
 }
 
 struct Search<'f, 'c, 'a> {

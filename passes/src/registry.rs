@@ -28,21 +28,23 @@ macro_rules! passes {
             check: |options| <$pass as Pass>::from_options(options).map(drop),
             make: |options| {
                 static ID: PassId = PassId(0);
-                <$pass as Pass>::from_options(options).ok().map(|pass| external(pass, &ID))
+                <$pass as Pass>::from_options(options).ok().map(|pass| external(pass, &ID, options))
             },
         }),*];
     };
 }
 
 passes![
+    crate::normalize::Normalize,
     crate::autodiff::Autodiff,
-    crate::optimizer::AdamW,
+    crate::optimizer::Optimizer,
     crate::shard::Shard,
     crate::simplify::Simplify,
     crate::split_all_reduce::SplitAllReduce,
     crate::find_pairs::FindPairs,
     crate::fuse::Fuse,
     crate::configure_address_space::ConfigureAddressSpace,
+    crate::unfuse::Unfuse,
     crate::outline::Outline,
     crate::schedule::CheckSchedule,
 ];

@@ -4,13 +4,17 @@
 //! [`collect`] keeps a list a thread, and two compilers on two threads never see each other's. Outside
 //! [`collect`] (a bare pass manager, `t3c opt`) remarks become MLIR remarks at the operation's location.
 
+mod yaml;
+
 use std::cell::RefCell;
 
 use serde::Serialize;
 use t3c_ir::{Op, Severity, context::render_location, ffi, function::Function};
 
+pub use yaml::to_yaml;
+
 /// MLIR's kinds of remark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// The pass did what it exists for.
@@ -32,7 +36,7 @@ impl std::fmt::Display for Kind {
 }
 
 /// One remark.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Remark {
     /// Done, declined, or a fact.
     pub kind: Kind,

@@ -10,7 +10,9 @@ use t3c_cpu::{
 
 use super::{
     Failure, Outcome,
-    options::positive,
+    bench_compile::compile,
+    bench_sim,
+    options::{PhaseOption, positive},
     output::{self, Format},
     table::Table,
 };
@@ -24,8 +26,10 @@ use crate::{
 #[command(after_long_help = "Examples:
   $ t3c bench gemm
   $ t3c bench gemm --format json --threads 1
+  $ t3c bench compile --layers 12,24,48,96
   $ t3c bench layer --shapes 1x512x768x3072
-  $ t3c bench decode examples/models/smollm2-135m --batch 1,16")]
+  $ t3c bench decode examples/models/smollm2-135m --batch 1,16
+  $ t3c bench sim")]
 pub struct Bench {
     #[command(subcommand)]
     what: What,
@@ -37,8 +41,12 @@ enum What {
     Gemm(Gemm),
     /// Forward passes of a transformer layer in f32, beside the same peak
     Layer(Layer),
+    /// From GPT-3 to its schedule, at several numbers of layers
+    Compile(Compile),
     /// Decode steps of a model with random weights in f32, beside the bandwidth at which memory is read
     Decode(Decode),
+    /// The simulator: time, events, memory, and how they grow with tiles and devices
+    Sim(bench_sim::Sim),
 }
 
 /// What all benchmarks take.
@@ -67,6 +75,22 @@ struct Layer {
     #[arg(long, value_name = "BxTxHIDDENxMLP", value_delimiter = ',', value_parser = layer_shape,
         default_value = "1x512x768x3072,4x512x768x3072,1x512x1024x4096")]
     shapes: Vec<LayerShape>,
+}
+
+#[derive(Args, Debug)]
+struct Compile {
+    #[command(flatten)]
+    common: Common,
+    /// Layers
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=4096),
+        default_value = "12,24,48,96")]
+    layers: Vec<u64>,
+    /// Degree of tensor parallelism
+    #[arg(long, value_name = "N", value_parser = positive(), default_value_t = 32)]
+    tp: u64,
+    /// What the program computes
+    #[arg(long, value_enum, value_name = "PHASE", default_value = "prefill")]
+    phase: PhaseOption,
 }
 
 #[derive(Args, Debug)]
@@ -123,9 +147,13 @@ impl Bench {
         let (mut report, common) = match self.what {
             What::Gemm(bench) => (bench.measure()?, bench.common),
             What::Layer(bench) => (layer(&bench.shapes, bench.common.effort())?, bench.common),
+            What::Compile(Compile { common, layers, tp, phase }) => {
+                (compile(&layers, tp, phase.into(), common.effort())?, common)
+            }
             What::Decode(Decode { model, common, batch, seq }) => {
                 (decode(&model, &batch, seq, common.effort())?, common)
             }
+            What::Sim(bench) => return bench.run(),
         };
         if let Some(command) = &common.against {
             add_peer(&mut report, command)?;
@@ -208,8 +236,12 @@ fn text(report: &Report) -> String {
         false => Table::new(&["", "measured", "unit", "of the limit"]),
     };
     for row in &report.rows {
-        let share = format!("{:.1} %", 100.0 * row.limit_ratio);
-        let mut cells = vec![row.name.clone(), format!("{:.1}", row.value), row.unit.to_owned(), share];
+        let share = match row.limit_ratio.is_finite() {
+            true => format!("{:.1} %", 100.0 * row.limit_ratio),
+            false => String::new(),
+        };
+        let value = if row.value < 10.0 { format!("{:.3}", row.value) } else { format!("{:.1}", row.value) };
+        let mut cells = vec![row.name.clone(), value, row.unit.to_owned(), share];
         if with_peer {
             cells.push(row.peer_value.map_or_else(String::new, |value| format!("{value:.1}")));
         }

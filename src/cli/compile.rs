@@ -7,6 +7,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use t3c_cpu::kernels::Emit as NativeForm;
+use t3c_sim::chakra;
 
 use super::{
     Outcome,
@@ -65,6 +66,9 @@ pub enum Emit {
     T3,
     /// What both backends run; text, or JSON with `--format json` or `-o OUT.json`
     Schedule,
+    /// Chakra execution traces, as ASTRA-sim reads them: of every device into OUT.0.et, OUT.1.et, …, or of device 0
+    /// to standard output
+    Chakra,
     /// LLVM IR for this machine
     Llvm,
     /// Assembly for this machine
@@ -79,12 +83,13 @@ impl Emit {
         Ok(match extension {
             "mlir" => Emit::T3,
             "json" | "txt" => Emit::Schedule,
+            "et" => Emit::Chakra,
             "ll" => Emit::Llvm,
             "s" => Emit::Asm,
             "o" => Emit::Obj,
             _ => {
                 let problem = format!(
-                    "`-o {}` does not say what to write; expected --emit, or a name in .mlir, .json, .ll, .s or .o",
+                    "`-o {}` does not say what to write; expected --emit, or a name in .mlir, .json, .et, .ll, .s or .o",
                     path.display()
                 );
                 return Err(Error::option("--emit", problem));
@@ -104,8 +109,13 @@ impl Compile {
             output::check_writable(path)?;
         }
         let system = System::open(&self.system.system).map_err(Error::from)?;
-        let compiled = self.model.passes.timed("compile", || self.model.compile(&system))?;
-        self.model.passes.report(&compiled.program);
+        let mut compiled = self.model.passes.timed("compile", || self.model.compile(&system))?;
+        // A program that does not fit the system has no figures, which the summary says.
+        let judged = self.model.passes.timed("simulate", || compiled.program.judge(&system));
+        if let (Err(problem), true) = (judged, self.model.passes.verbose) {
+            output::message(&format!("not simulated: {problem}"));
+        }
+        self.model.passes.report(&compiled.program)?;
         match emit {
             Some(emit) => self.write(&compiled.program, emit),
             None => {
@@ -123,7 +133,7 @@ impl Compile {
                     .timed("summary", || Summary::new(&compiled.program, choices, &system, is_native))?;
                 match self.format {
                     Format::Table => output::print(&summary.text())?,
-                    Format::Json => output::print_json(&summary.json())?,
+                    Format::Json => output::print_json(&summary.report())?,
                 }
                 Ok(())
             }
@@ -136,6 +146,7 @@ impl Compile {
             Emit::Sharded => program.mlir(Stage::Sharded).as_bytes().to_vec(),
             Emit::T3 => program.mlir(Stage::T3).as_bytes().to_vec(),
             Emit::Schedule => self.schedule(program)?.into_bytes(),
+            Emit::Chakra => return self.traces(program),
             Emit::Llvm => program.native_code(NativeForm::Llvm)?,
             Emit::Asm => program.native_code(NativeForm::Asm)?,
             Emit::Obj if self.output.is_none() && std::io::stdout().is_terminal() => {
@@ -148,6 +159,24 @@ impl Compile {
             Emit::Obj => program.native_code(NativeForm::Object)?,
         };
         output::write(self.output.as_ref(), &contents)
+    }
+
+    /// Chakra has a file for each device, told apart by a number before the extension.
+    fn traces(&self, program: &Program) -> Outcome {
+        let schedule = program.schedule();
+        let Some(path) = &self.output else {
+            if std::io::stdout().is_terminal() {
+                let problem = "a Chakra trace is no text for a terminal; expected -o OUT.et";
+                return Err(Error::option("--emit", problem).into());
+            }
+            return output::write(None, &chakra::trace(schedule, 0).map_err(Error::from)?);
+        };
+        let stem = path.with_extension("");
+        for device in 0..schedule.grid.devices().max(1) {
+            let path = PathBuf::from(format!("{}.{device}.et", stem.display()));
+            output::write(Some(&path), &chakra::trace(schedule, device).map_err(Error::from)?)?;
+        }
+        Ok(())
     }
 
     fn schedule(&self, program: &Program) -> Result<String, Error> {

@@ -1,25 +1,35 @@
 //! The command line: one file a command, built on the library alone.
 //!
 //! Text for people and JSON for programs go to standard output, never mixed; messages go to standard error. An
-//! error is one `error: …` line and exit status 1; wrong usage is clap's, with status 2. A reader that closes
+//! error is one `error: …` line, on a terminal followed by the line of the file that it is about, and exit status 1;
+//! wrong usage is clap's, with status 2. A reader that closes
 //! its end early (`t3c … | head`) is no error.
 
 mod bench;
+mod bench_compile;
+mod bench_sim;
 mod compile;
 mod credit;
+mod excerpt;
 mod opt;
 mod options;
 mod output;
+mod pairs;
 mod progress;
 mod reproduce;
 mod run;
+#[cfg(test)]
+mod schemas;
 mod simulate;
 mod summary;
 mod sweep;
 mod table;
 mod train;
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -73,6 +83,12 @@ pub fn main() -> ExitCode {
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             output::message(&format!("error: {}", output::one_line(&failure.to_string())));
+            // For people only: programs rely on the one line.
+            if io::stderr().is_terminal()
+                && let Some(lines) = excerpt::of(&failure)
+            {
+                output::message(&lines);
+            }
             ExitCode::FAILURE
         }
     }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use t3c_frontends::{Format, Options, Phase, detect};
 use t3c_ir::Element;
-use t3c_passes::fuse::Policy;
+use t3c_passes::{Remark, autodiff::Remat, fuse::Policy, remark::to_yaml};
 
 use super::output;
-use crate::{Compiler, Error, Program, Stage, System, program::phase_name, train};
+use crate::{Compiler, Error, Program, Stage, System, files, program::phase_name, train};
 
 /// The model and its sizes.
 #[derive(Args, Clone, Debug)]
@@ -28,31 +28,35 @@ pub struct ModelOptions {
     /// Element type of parameters and activations [default: the file's]
     #[arg(long, value_enum, value_name = "TYPE")]
     pub dtype: Option<ElementOption>,
+    /// A JSON list with the share, or the number, of rows that each expert takes [default: balanced]
+    #[arg(long, value_name = "FILE.json")]
+    pub expert_load: Option<PathBuf>,
     #[command(flatten)]
     pub degrees: Degrees,
     #[command(flatten)]
     pub passes: PassOptions,
 }
 
-/// Degrees of parallelism. This version has tensor parallelism.
+/// Degrees of parallelism.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Degrees {
     /// Degree of tensor parallelism [default: the file's, else the largest of 8, 4, 2 that fits; `run` and `train`: the file's, else 1]
     #[arg(long, value_name = "N", value_parser = positive())]
     pub tp: Option<u64>,
-    /// Degree of data parallelism (this version: 1)
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive(), hide_default_value = true)]
-    pub dp: u64,
-    /// Degree of expert parallelism (this version: 1)
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive(), hide_default_value = true)]
-    pub ep: u64,
-    /// Shards activations between tensor-parallel blocks along the sequence (not in this version)
+    /// Degree of data parallelism: groups of devices among which sequences are split [default: the file's, else 1]
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub dp: Option<u64>,
+    /// Degree of expert parallelism: groups of devices among which experts and sequences are split [default: the file's, else 1]
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub ep: Option<u64>,
+    /// Split activations between tensor-parallel blocks along the tokens
     #[arg(long)]
     pub sequence_parallel: bool,
     /// Stage of optimizer-state sharding: 0, 1 or 3 (this version: 0)
     #[arg(long, value_name = "STAGE", default_value = "0", value_parser = ["0", "1", "3"], hide_possible_values = true, hide_default_value = true)]
     pub zero: String,
-    /// What backward recomputes: none, attention, full, or a budget in bytes (this version: none)
+    /// What backward computes again: none, attention (all but products and attention), full, or a budget in bytes of what
+    /// is kept [default: none]
     #[arg(long, value_name = "WHAT", default_value = "none", hide_default_value = true)]
     pub remat: String,
     /// Threads of each device; results do not depend on it [default: the machine's cores divided among the devices]
@@ -66,12 +70,15 @@ pub struct PassOptions {
     /// Which pairs to fuse [default: profitable; `run` and `train`: always]
     #[arg(long, value_enum, value_name = "WHICH")]
     pub fuse: Option<FuseOption>,
-    /// Allow rewrites that change rounding (this version has none)
+    /// Allow rewrites that change the order of additions
     #[arg(long)]
     pub reassociate: bool,
     /// Say, on standard error, why each pair was fused or not, with its place in the model
     #[arg(long)]
     pub remarks: bool,
+    /// Write the same to a file: YAML as LLVM's optimization remarks, or JSON
+    #[arg(long, value_name = "FILE.yaml|.json")]
+    pub remarks_file: Option<PathBuf>,
     /// Print the module after each stage on standard error
     #[arg(long)]
     pub mlir_print_ir_after_all: bool,
@@ -83,7 +90,7 @@ pub struct PassOptions {
 /// The machine.
 #[derive(Args, Clone, Debug)]
 pub struct SystemOption {
-    /// A system file, or a built-in system: t3-80cu, t3-80cu-75gb, h100-x8, mi210-x4
+    /// A system file, or a built-in system: t3-80cu, t3-80cu-75gb, t3-160cu, a100-x8, h100-x8, h200-x8, mi210-x4, mi210-x8, mi300x-x8
     #[arg(long, value_name = "SYSTEM", default_value = "t3-80cu")]
     pub system: String,
 }
@@ -161,39 +168,67 @@ impl Degrees {
         crate::CpuOptions { threads, ..crate::CpuOptions::default() }
     }
 
-    /// Refuses what this version does not do.
+    /// Refuses what compiling does not do.
     pub fn check(&self) -> Result<(), Error> {
-        let only = |option: &str, found: &str, expected: &str| {
-            Err(Error::option(
-                option,
-                format!("{found} is not supported by this version; expected {expected}"),
-            ))
-        };
+        self.remat()?;
         match self {
-            Self { dp: 2.., .. } => only("--dp", &self.dp.to_string(), "1"),
-            Self { ep: 2.., .. } => only("--ep", &self.ep.to_string(), "1"),
-            Self { sequence_parallel: true, .. } => only("--sequence-parallel", "it", "none"),
-            Self { zero, .. } if zero != "0" => only("--zero", zero, "0"),
-            Self { remat, .. } if remat != "none" => only("--remat", remat, "none"),
+            Self { zero, .. } if zero != "0" => unsupported("--zero", zero, "0"),
             _ => Ok(()),
         }
     }
+
+    /// Refuses what running on this machine does not do.
+    pub fn check_run(&self) -> Result<(), Error> {
+        match self {
+            Self { dp: Some(dp @ 2..), .. } => unsupported("--dp", &dp.to_string(), "1"),
+            Self { ep: Some(ep @ 2..), .. } => unsupported("--ep", &ep.to_string(), "1"),
+            Self { sequence_parallel: true, .. } => unsupported("--sequence-parallel", "it", "none"),
+            Self { remat, .. } if remat != "none" => unsupported("--remat", remat, "none"),
+            _ => self.check(),
+        }
+    }
+
+    /// What backward computes again.
+    pub fn remat(&self) -> Result<Remat, Error> {
+        self.remat.parse().map_err(|()| {
+            Error::option("--remat", format!("{}: expected none, attention, full, or bytes", self.remat))
+        })
+    }
+}
+
+fn unsupported(option: &str, found: &str, expected: &str) -> Result<(), Error> {
+    Err(Error::option(option, format!("{found} is not supported by this version; expected {expected}")))
 }
 
 impl PassOptions {
-    /// Refuses what this version does not do.
+    /// Refuses files that could not be written later.
     pub fn check(&self) -> Result<(), Error> {
-        match self.reassociate {
-            true => Err(Error::option(
-                "--reassociate",
-                "this version has no rule that changes rounding; leave it out",
+        let Some(path) = &self.remarks_file else { return Ok(()) };
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("yaml" | "yml" | "json") => output::check_writable(path),
+            _ => Err(Error::option(
+                "--remarks-file",
+                format!("{}: expected a name in .yaml or .json", path.display()),
             )),
-            false => Ok(()),
+        }
+    }
+
+    /// Refuses what running on this machine does not do.
+    pub fn check_run(&self) -> Result<(), Error> {
+        match self {
+            Self { reassociate: true, .. } => unsupported("--reassociate", "it", "none"),
+            Self { remarks_file: Some(path), .. } => {
+                unsupported("--remarks-file", &path.display().to_string(), "none; `compile` writes it")
+            }
+            _ => Ok(()),
         }
     }
 
     /// Prints what was asked for on standard error.
-    pub fn report(&self, program: &Program) {
+    ///
+    /// # Errors
+    /// When the file of remarks cannot be written.
+    pub fn report(&self, program: &Program) -> Result<(), Error> {
         if self.mlir_print_ir_after_all {
             for (stage, name) in [
                 (Stage::Model, "import"),
@@ -207,6 +242,12 @@ impl PassOptions {
         if self.remarks {
             program.remarks().iter().for_each(|remark| output::message(&format!("remark: {remark}")));
         }
+        let Some(path) = &self.remarks_file else { return Ok(()) };
+        let text = match path.extension().is_some_and(|extension| extension == "json") {
+            true => remarks_json(program.remarks()),
+            false => to_yaml(program.remarks()),
+        };
+        files::write(path, text.as_bytes())
     }
 
     /// With `-v`, says what took how long.
@@ -218,6 +259,12 @@ impl PassOptions {
         }
         value
     }
+}
+
+/// `t3c.remarks/1`.
+fn remarks_json(remarks: &[Remark]) -> String {
+    let value = serde_json::json!({"schema": "t3c.remarks/1", "remarks": remarks});
+    format!("{value:#}\n")
 }
 
 /// A compiled model, and where each of its sizes came from.
@@ -288,10 +335,21 @@ impl ModelOptions {
             batch: self.batch,
             seq: self.seq,
             tp: self.degrees.tp,
+            dp: self.degrees.dp,
+            ep: self.degrees.ep,
+            sequence_parallel: self.degrees.sequence_parallel,
             dtype: self.dtype.map(Element::from),
             ..Options::default()
         };
+        if phase != Phase::Training && self.degrees.remat()? != Remat::None {
+            return Err(Error::option(
+                "--remat",
+                "only a training program has a backward; expected --phase training",
+            ));
+        }
         let compiler = Compiler::from_path(&self.model).options(options).choose_degree();
+        let compiler = compiler.remat(self.degrees.remat()?).reassociate(self.passes.reassociate);
+        let compiler = compiler.expert_load(self.expert_load()?);
         let program = compiler.fuse(self.fuse()).system(system.clone()).compile()?;
         let info = program.info();
         let mut choices = vec![Choice::new("phase", phase_name(phase), self.phase.is_some(), "default")];
@@ -300,7 +358,40 @@ impl ModelOptions {
         let degree =
             if info.tp == 1 && degree == LARGEST { none_fits(&info.degrees) } else { degree.to_owned() };
         choices.push(Choice::new("tp", info.tp, self.degrees.tp.is_some(), &degree));
+        for (name, value, given) in [("dp", info.dp, self.degrees.dp), ("ep", info.ep, self.degrees.ep)] {
+            if value > 1 {
+                choices.push(Choice::new(name, value, given.is_some(), "the file's"));
+            }
+        }
+        if self.degrees.sequence_parallel {
+            choices.push(Choice::new("sequence_parallel", "on", true, ""));
+        }
+        if phase == Phase::Training {
+            choices.push(Choice::new(
+                "remat",
+                self.degrees.remat()?,
+                self.degrees.remat != "none",
+                "default",
+            ));
+        }
         Ok(Compiled { program, choices })
+    }
+
+    /// The share of each expert.
+    fn expert_load(&self) -> Result<Vec<f64>, Error> {
+        let Some(path) = &self.expert_load else { return Ok(Vec::new()) };
+        let text = files::read_text(path)?;
+        let wrong = |problem: String| {
+            Error::contents(path, format!("{problem}; expected a JSON list of numbers, one an expert"))
+        };
+        let load: Vec<f64> = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        if load.is_empty() || load.iter().any(|share| !share.is_finite() || *share < 0.0) {
+            return Err(wrong("no number, or one that is negative".to_owned()));
+        }
+        if load.iter().sum::<f64>() <= 0.0 {
+            return Err(wrong("only zeros".to_owned()));
+        }
+        Ok(load)
     }
 
     fn compile_recipe(&self, system: &System) -> Result<Compiled, Error> {
@@ -309,6 +400,10 @@ impl ModelOptions {
             ("--batch", self.batch.is_some()),
             ("--seq", self.seq.is_some()),
             ("--dtype", self.dtype.is_some_and(|element| element != ElementOption::F32)),
+            ("--dp", self.degrees.dp.is_some_and(|dp| dp > 1)),
+            ("--ep", self.degrees.ep.is_some_and(|ep| ep > 1)),
+            ("--sequence-parallel", self.degrees.sequence_parallel),
+            ("--expert-load", self.expert_load.is_some()),
         ];
         if let Some((option, _)) = fixed.iter().find(|(_, given)| *given) {
             return Err(Error::option(
@@ -316,11 +411,14 @@ impl ModelOptions {
                 "a recipe fixes it: its training step is compiled; leave it out",
             ));
         }
+        let remat = self.degrees.remat()?;
         let recipe = train::read_recipe(&self.model)?;
         let (own, given) = (recipe.parallelism.tp as u64, self.degrees.tp);
         let tp = given.unwrap_or(own);
-        let program =
-            train::program(&recipe, tp, |compiler| compiler.fuse(self.fuse()).system(system.clone()))?;
+        let program = train::program(&recipe, tp, |compiler| {
+            let compiler = compiler.remat(remat).reassociate(self.passes.reassociate);
+            compiler.fuse(self.fuse()).system(system.clone())
+        })?;
         let largest = recipe.rl.batches.iter().max_by_key(|bucket| (bucket.tokens, bucket.rows));
         let mut choices = vec![Choice::new("phase", "training", self.phase.is_some(), "a recipe's")];
         if let Some(bucket) = largest {

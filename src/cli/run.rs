@@ -77,8 +77,8 @@ pub fn check_dtype(command: &str, dtype: Option<&str>) -> Result<(), Error> {
 
 impl Run {
     pub fn run(self) -> Outcome {
-        self.degrees.check()?;
-        self.passes.check()?;
+        self.degrees.check_run()?;
+        self.passes.check_run()?;
         check_dtype("run", self.dtype.as_deref())?;
         if let Some(path) = &self.output {
             output::check_writable(path)?;

@@ -116,10 +116,13 @@ impl Simulate {
             changed.system.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let system = System::open_with(&self.system.system, &fields).map_err(Error::from)?;
         let Compiled { program, mut choices } = model.passes.timed("compile", || model.compile(&system))?;
-        model.passes.report(&program);
+        model.passes.report(&program)?;
         // A page shows traffic over time; of a sweep, it shows means.
         let keeps_traces = self.trace.is_some() || (self.report.is_some() && self.sweep.is_none());
-        let report = model.passes.timed("simulate", || program.simulate_with(&system, keeps_traces))?;
+        let mut report = model.passes.timed("simulate", || program.simulate_with(&system, keeps_traces))?;
+        for layer in &mut report.sublayers {
+            layer.name = changed.original(&layer.name);
+        }
         choices.insert(0, Choice::new("model", &program.info().name, true, ""));
         choices.push(Choice::new("system", &system.name, self.system.system != "t3-80cu", "default"));
         Ok(Point { choices, value: value.to_owned(), report })

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Value, json};
-use t3c_passes::{Kind, Remark};
-use t3c_schedule::{Fused, Schedule, StepKind, Work};
+use serde_json::Value;
+use t3c_passes::Remark;
+use t3c_schedule::{Compute, Consume, Fused, Schedule, StepKind, Work};
 
-use super::{options::Choice, simulate::in_order};
+use super::{
+    options::Choice,
+    pairs::{Group, folded, groups},
+    simulate::in_order,
+};
 use crate::{CpuOptions, Error, Program, System, program};
 
 /// The version of the JSON form.
@@ -20,25 +25,28 @@ pub struct Summary<'p> {
     parameters: u64,
     choices: Vec<Choice>,
     remarks: &'p [Remark],
+    pairs: Vec<Group>,
     address_spaces: Vec<AddressSpace>,
     prediction: Result<Prediction, String>,
     native: Option<Native>,
 }
 
 /// The configuration of one distinct fused operation.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct AddressSpace {
     /// Where it stands first in the model.
     pub location: String,
     /// Places of the program that share it.
     pub places: u64,
+    /// Whether the products feed the collective or read what it gathers.
+    pub direction: Direction,
     /// The products, as MxNxK a device.
     pub producers: Vec<String>,
     /// The collective and its devices.
     pub collective: String,
     /// Devices of the group.
     pub devices: u32,
-    /// The whole partial value.
+    /// The whole partial value; empty for readers.
     pub shape: Vec<u64>,
     /// The dimension that is divided into chunks.
     pub dimension: usize,
@@ -48,8 +56,18 @@ pub struct AddressSpace {
     pub chunks: Vec<String>,
 }
 
+/// On which side of its collective a pair computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// Before it.
+    Producers,
+    /// After it.
+    Readers,
+}
+
 /// Speedups over `sequential` by policy.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct Prediction {
     /// Geometric mean over the sub-layers.
     pub geomean: BTreeMap<&'static str, f64>,
@@ -58,7 +76,7 @@ pub struct Prediction {
 }
 
 /// What compiling for the CPU took.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct Native {
     /// Seconds.
     pub compile_seconds: f64,
@@ -81,6 +99,7 @@ impl<'p> Summary<'p> {
             parameters: program.info().parameter_count(),
             choices,
             remarks: program.remarks(),
+            pairs: groups(program.remarks()),
             address_spaces: address_spaces(program.schedule()),
             prediction: prediction
                 .map(|report| Prediction { geomean: report.geomean, end_to_end: report.end_to_end.speedup }),
@@ -96,9 +115,7 @@ impl<'p> Summary<'p> {
         text += &format!("layers: {}, parameters: {}\n", self.totals.layers, self.parameters);
         text +=
             &format!("pairs: {} found, {} fused, {} declined\n", pairs.found, pairs.fused, pairs.declined);
-        for (reason, count) in self.declined() {
-            text += &format!("  declined {count}: {reason}\n");
-        }
+        text.extend(self.pairs.iter().map(Group::text));
         for space in &self.address_spaces {
             text += &space.text();
         }
@@ -123,36 +140,55 @@ impl<'p> Summary<'p> {
         text
     }
 
-    /// Reasons of declined pairs with their counts.
-    fn declined(&self) -> BTreeMap<String, u64> {
-        let mut counts = BTreeMap::new();
-        for remark in self.remarks.iter().filter(|remark| is_declined_pair(remark)) {
-            *counts.entry(remark.reason.to_owned()).or_default() += remark.times;
-        }
-        counts
-    }
-
     /// For programs.
-    pub fn json(&self) -> Value {
-        let mut value = json!({
-            "schema": SCHEMA,
-            "model": self.totals.model,
-            "layers": self.totals.layers,
-            "parameters": self.parameters,
-            "pairs": self.totals.pairs,
-            "address_spaces": self.address_spaces,
-            "predicted_speedup": self.prediction.as_ref().ok(),
-            "remarks": self.remarks,
-        });
-        for choice in &self.choices {
+    pub fn report(&self) -> Report<'_> {
+        let choice = |choice: &Choice| {
             let number = choice.value.parse::<u64>();
-            value[choice.name] = number.map_or_else(|_| choice.value.clone().into(), Value::from);
+            (choice.name, number.map_or_else(|_| choice.value.clone().into(), Value::from))
+        };
+        Report {
+            schema: SCHEMA,
+            model: &self.totals.model,
+            layers: self.totals.layers,
+            parameters: self.parameters,
+            pairs: self.totals.pairs,
+            pair_groups: &self.pairs,
+            address_spaces: &self.address_spaces,
+            predicted_speedup: self.prediction.as_ref().ok(),
+            remarks: self.remarks,
+            native: self.native,
+            choices: self.choices.iter().map(choice).collect(),
         }
-        if let Some(native) = self.native {
-            value["native"] = json!(native);
-        }
-        value
     }
+}
+
+/// The JSON form, `t3c.compile/1`.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Report<'s> {
+    /// Always `t3c.compile/1`.
+    pub schema: &'static str,
+    /// The model's name.
+    pub model: &'s str,
+    /// Repeated layers.
+    pub layers: u64,
+    /// Elements of all parameters.
+    pub parameters: u64,
+    /// Pairs over all layers.
+    pub pairs: program::Pairs,
+    /// What each pair is and what became of it.
+    pub pair_groups: &'s [Group],
+    /// The configuration of each distinct fused operation.
+    pub address_spaces: &'s [AddressSpace],
+    /// What the simulator predicts; null where it cannot.
+    pub predicted_speedup: Option<&'s Prediction>,
+    /// Why each pair was fused or not, with its place in the model.
+    pub remarks: &'s [Remark],
+    /// With `--target cpu`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub native: Option<Native>,
+    /// Phase, sizes, degrees, target and system.
+    #[serde(flatten)]
+    pub choices: BTreeMap<&'static str, Value>,
 }
 
 impl Native {
@@ -168,34 +204,54 @@ fn speedups(by_policy: &BTreeMap<&'static str, f64>) -> String {
     others.map(|(policy, speedup)| format!("{policy} {speedup:.3}x")).collect::<Vec<_>>().join(", ")
 }
 
+fn shape_of(compute: &Compute) -> String {
+    match &compute.work {
+        Work::Contraction(contraction) => {
+            let shape = contraction.gemm_shape();
+            format!("{}x{}x{}", shape.m, shape.n, shape.k)
+        }
+        Work::Unit { name, .. } => name.clone(),
+        Work::Loops { .. } => "loops".to_owned(),
+        Work::Copy => "copy".to_owned(),
+    }
+}
+
+/// `reduce_scatter over tp`.
+fn collective_text(schedule: &Schedule, collective: &t3c_schedule::Collective) -> String {
+    let axes = collective.axes.iter().filter_map(|&axis| schedule.grid.axes.get(axis));
+    let axes: Vec<&str> = axes.map(|axis| axis.name.as_str()).collect();
+    format!("{} over {}", collective.kind, axes.join(","))
+}
+
 impl AddressSpace {
-    fn new(schedule: &Schedule, fused: &Fused, location: &str) -> Self {
-        let shape_of = |work: &Work| match work {
-            Work::Contraction(contraction) => {
-                let shape = contraction.gemm_shape();
-                format!("{}x{}x{}", shape.m, shape.n, shape.k)
-            }
-            Work::Unit { name, .. } => name.clone(),
-            Work::Loops { .. } => "loops".to_owned(),
-            Work::Copy => "copy".to_owned(),
-        };
-        let axes: Vec<&str> = fused
-            .collective
-            .axes
-            .iter()
-            .filter_map(|&axis| schedule.grid.axes.get(axis))
-            .map(|a| a.name.as_str())
-            .collect();
+    fn fused(schedule: &Schedule, fused: &Fused, location: &str) -> Self {
         Self {
             location: location.to_owned(),
             places: 1,
-            producers: fused.producers.iter().map(|producer| shape_of(&producer.work)).collect(),
-            collective: format!("{} over {}", fused.collective.kind, axes.join(",")),
+            direction: Direction::Producers,
+            producers: fused.producers.iter().map(shape_of).collect(),
+            collective: collective_text(schedule, &fused.collective),
             devices: schedule.grid.group_size(&fused.collective.axes),
             shape: fused.shape.clone(),
             dimension: fused.dimension,
             block: fused.block,
             chunks: fused.chunks.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn consumed(schedule: &Schedule, consume: &Consume, location: &str) -> Self {
+        let is_product = |reader: &&Compute| matches!(reader.work, Work::Contraction(_) | Work::Unit { .. });
+        Self {
+            location: location.to_owned(),
+            places: 1,
+            direction: Direction::Readers,
+            producers: consume.consumers.iter().filter(is_product).map(shape_of).collect(),
+            collective: collective_text(schedule, &consume.collective),
+            devices: schedule.grid.group_size(&consume.collective.axes),
+            shape: Vec::new(),
+            dimension: consume.dimension,
+            block: consume.block,
+            chunks: consume.arrivals.iter().map(ToString::to_string).collect(),
         }
     }
 
@@ -206,34 +262,30 @@ impl AddressSpace {
 
     fn text(&self) -> String {
         let shape: Vec<String> = self.shape.iter().map(u64::to_string).collect();
+        let works = self.producers.join(" + ");
+        let what = match self.direction {
+            Direction::Producers => format!("fused: {works} {} of {}", self.collective, shape.join("x")),
+            Direction::Readers => format!("consumed: {} by {works}", self.collective),
+        };
+        let more = if self.places > 1 { format!(" and {} more", self.places - 1) } else { String::new() };
         let mut text = format!(
-            "fused: {} {} of {} along {}, {} devices, blocks of {} ({}{})\n",
-            self.producers.join(" + "),
-            self.collective,
-            shape.join("x"),
-            self.dimension,
-            self.devices,
-            self.block,
-            self.location,
-            if self.places > 1 { format!(" and {} more", self.places - 1) } else { String::new() },
+            "{what} along {}, {} devices, blocks of {} ({}{more})\n",
+            self.dimension, self.devices, self.block, self.location,
         );
-        for chunk in &self.chunks {
-            text += &format!("  {chunk}\n");
-        }
+        text.extend(folded(&self.chunks).iter().map(|chunk| format!("  {chunk}\n")));
         text
     }
-}
-
-fn is_declined_pair(remark: &Remark) -> bool {
-    remark.kind == Kind::Missed && ["t3-fuse", "t3-find-pairs"].contains(&remark.pass)
 }
 
 fn address_spaces(schedule: &Schedule) -> Vec<AddressSpace> {
     let mut distinct: Vec<AddressSpace> = Vec::new();
     let steps = schedule.programs.iter().flat_map(|program| &program.steps);
     for step in steps {
-        let StepKind::Fused(fused) = &step.kind else { continue };
-        let space = AddressSpace::new(schedule, fused, &step.location);
+        let space = match &step.kind {
+            StepKind::Fused(fused) => AddressSpace::fused(schedule, fused, &step.location),
+            StepKind::Consume(consume) => AddressSpace::consumed(schedule, consume, &step.location),
+            _ => continue,
+        };
         match distinct.iter_mut().find(|known| known.is_like(&space)) {
             Some(known) => known.places += 1,
             None => distinct.push(space),

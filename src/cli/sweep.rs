@@ -52,14 +52,14 @@ pub struct Changed {
     pub model: ModelOptions,
     /// A field of the system and its value.
     pub system: Option<(String, String)>,
-    /// Holds the changed model file as long as it is needed.
-    _file: Option<tempfile::TempDir>,
+    /// Holds the changed model file as long as it is needed; with the user's own.
+    file: Option<(tempfile::TempDir, PathBuf)>,
 }
 
 impl Changed {
     /// Nothing.
     pub fn nothing(model: &ModelOptions) -> Self {
-        Self { model: model.clone(), system: None, _file: None }
+        Self { model: model.clone(), system: None, file: None }
     }
 
     /// `key` set to `value`: an option of the command line, else a field of the system, else one of the model.
@@ -73,8 +73,8 @@ impl Changed {
         let options = &mut changed.model;
         match key {
             "tp" => options.degrees.tp = Some(number()?),
-            "dp" => options.degrees.dp = number()?,
-            "ep" => options.degrees.ep = number()?,
+            "dp" => options.degrees.dp = Some(number()?),
+            "ep" => options.degrees.ep = Some(number()?),
             "batch" => options.batch = Some(number()?),
             "seq" => options.seq = Some(number()?),
             "zero" => options.degrees.zero = value.to_owned(),
@@ -92,10 +92,19 @@ impl Changed {
             _ => {
                 let (folder, path) = with_field(&model.model, key, value)?;
                 options.model = path;
-                changed._file = Some(folder);
+                changed.file = Some((folder, model.model.clone()));
             }
         }
         Ok(changed)
+    }
+
+    /// A place in the changed copy as one in the user's file. Lines of the copy are not the file's.
+    pub fn original(&self, place: &str) -> String {
+        let Some((_, own)) = &self.file else { return place.to_owned() };
+        let copy = self.model.model.display().to_string();
+        let Some((before, after)) = place.split_once(&copy) else { return place.to_owned() };
+        let after = after.trim_start_matches(|c: char| c == ':' || c.is_ascii_digit());
+        format!("{before}{}{after}", own.display())
     }
 }
 

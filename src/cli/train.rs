@@ -58,7 +58,7 @@ pub struct Train {
 
 impl Train {
     pub fn run(self) -> Outcome {
-        self.degrees.check()?;
+        self.degrees.check_run()?;
         super::run::check_dtype("train", self.dtype.as_deref())?;
         let mut recipe = train::read_recipe(&self.recipe)?;
         recipe.seed = self.seed.unwrap_or(recipe.seed);

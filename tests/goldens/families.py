@@ -6,7 +6,8 @@
 Each folder under `families/` holds `config.json` and `model.safetensors` as `transformers` saves them, and
 `golden.safetensors`:
 
-    tokens [B, T], logits [B, T, V], loss [1] (mean next-token cross-entropy), grad/<tensor> of a few tensors
+    tokens [B, T], logits [B, T, V], loss [1] (mean next-token cross-entropy, and what else the model's has),
+    grad/<tensor> of a few tensors
     decode/tokens [P + S], decode/logits [S, V]: S cached steps after a prompt of P tokens
 
 Each model is there for what its family hides: see `MODELS`. `config.old.json` is the same model in the spelling of
@@ -69,7 +70,8 @@ MODELS = {
     "llama-yarn": like_llama("Llama", head_dim=12, max_position_embeddings=128, tie_word_embeddings=True,
                              rope_parameters=rope("yarn", factor=4.0, original_max_position_embeddings=32)),
     # A window on every layer.
-    "mistral": like_llama("Mistral", head_dim=8, sliding_window=5),
+    "mistral": like_llama("Mistral", head_dim=8, sliding_window=5, num_attention_heads=8, intermediate_size=44,
+                          vocab_size=36),
     # Biases on query, key and value only; a window from the second layer on.
     "qwen2": like_llama("Qwen2", use_sliding_window=True, sliding_window=5, max_window_layers=1, hidden_size=36),
     # Normalised heads.
@@ -98,6 +100,9 @@ MODELS = {
     "qwen3_moe-normalised": like_llama("Qwen3Moe", hidden_size=24, head_dim=8, intermediate_size=20,
                                        moe_intermediate_size=10, num_experts=4, num_experts_per_tok=2,
                                        num_hidden_layers=1, norm_topk_prob=True, tie_word_embeddings=True),
+    # With the routers' load balance in the loss.
+    "mixtral-balanced": like_llama("Mixtral", hidden_size=12, head_dim=4, intermediate_size=10, num_local_experts=4,
+                                   num_experts_per_tok=2, output_router_logits=True, router_aux_loss_coef=0.5),
 }
 # Families whose weights sit in few tensors are small enough to keep every gradient.
 GRADIENTS = ("norm", "ln_", "c_attn", "query_key_value", "qkv", "embed_positions", "wpe", "layers.1.", "h.1.", "gate",
@@ -141,7 +146,8 @@ def saved_names(model, folder, tensors):
 def forward_and_backward(model, folder, out):
     tokens = torch.randint(0, model.config.vocab_size, (BATCH, LENGTH))
     logits = model(tokens).logits
-    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    # The routers' load balance is part of it where the configuration says so.
+    loss = model(tokens, labels=tokens).loss
     loss.backward()
     out |= {"tokens": tokens, "logits": logits.detach(), "loss": loss.detach().reshape(1)}
     gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}

@@ -13,7 +13,7 @@ use crate::kernels::raw::product::Product;
 use crate::kernels::{AlignedFloats, Error, Kernels, Machine};
 
 /// What `t3c bench` prints, `t3c.bench/1`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
 pub struct Report {
     /// Always `t3c.bench/1`.
     pub schema: &'static str,
@@ -24,7 +24,7 @@ pub struct Report {
 }
 
 /// The machine and its limits, measured in the same run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
 pub struct MachineReport {
     /// LLVM's name of the CPU.
     pub cpu: String,
@@ -41,7 +41,7 @@ pub struct MachineReport {
 }
 
 /// One measurement.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
 pub struct Row {
     /// What was measured: `gemm.f32.<M>x<N>x<K>.t<threads>`, `.packed` where B was packed ahead.
     pub name: String,

@@ -63,6 +63,17 @@ impl CollectiveState {
             .count()
     }
 
+    /// The steps whose data never came, in words.
+    pub fn waiting(&self, device: usize) -> Vec<String> {
+        let steps = self.received.iter().zip(&self.expected).enumerate();
+        steps
+            .filter(|(_, (received, expected))| received < expected)
+            .map(|(step, (received, expected))| {
+                format!("device {device}, step {step} of its collective has {received} of {expected} B")
+            })
+            .collect()
+    }
+
     /// The next step that may begin; the one after the last is what follows all of them.
     fn next(&mut self) -> Option<u32> {
         if self.is_finished {

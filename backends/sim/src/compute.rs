@@ -160,6 +160,7 @@ impl Machine<'_> {
     /// If the units are free, computes the step of the slot that has waited longest, and loads the
     /// one after it.
     fn compute(&mut self, device: usize) {
+        let slow = self.slow(device);
         let Some(units) = &mut self.devices[device].units else { return };
         if units.is_computing {
             return;
@@ -171,11 +172,9 @@ impl Machine<'_> {
         units.is_computing = true;
         let next = state.step + 1;
         let has_next = next < units.plan.steps();
-        let time = match self.system.straggler {
-            Some(slow) if slow.device as usize == device => {
-                Picoseconds(time.0.saturating_mul(100) / slow.compute_percent)
-            }
-            _ => time,
+        let time = match slow {
+            Some(slow) => Picoseconds(time.0.saturating_mul(100) / slow.compute_percent),
+            None => time,
         };
         self.events.after(time, Event::Computed(device as u32, slot));
         if has_next {

@@ -40,7 +40,7 @@ pub enum Error {
         /// What it has.
         available: u32,
     },
-    /// Nothing happens any more, but trackers still wait.
+    /// Nothing happens any more, but trackers or steps of a collective still wait.
     #[error("{location}: deadlock, {} trackers wait: {}", waiting.len(), first(waiting))]
     Deadlock {
         /// The step.

@@ -17,6 +17,16 @@ pub(crate) struct Source<'s> {
 }
 
 impl Source<'_> {
+    /// An error at the line of the field that `key` (such as `link.bandwidth`) names.
+    pub fn field_error(&self, key: &str, message: String) -> Error {
+        let (table, name) = key.split_once('.').unwrap_or(("", key));
+        let start = Fields::root(*self).ok().and_then(|mut root| {
+            let table = root.table(table).ok()?;
+            Some(table.table.get(name)?.span().start)
+        });
+        self.error(start.unwrap_or(0), message)
+    }
+
     fn error(&self, offset: usize, message: String) -> Error {
         let before = self.text.get(..offset).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;

@@ -16,7 +16,7 @@ use crate::{
     network::{Line, Port, lines},
     producer::Section,
     recorder::Recorder,
-    system::{System, Topology},
+    system::{Straggler, System, Topology},
     tracker::{BlockAt, Counted, From, Trackers, overrun},
     traffic::Traffic,
     units::Picoseconds,
@@ -268,7 +268,10 @@ impl Machine<'_> {
             .devices
             .iter()
             .enumerate()
-            .flat_map(|(index, device)| device.trackers.iter().flat_map(move |t| t.waiting(index)))
+            .flat_map(|(index, device)| {
+                let trackers = device.trackers.iter().flat_map(move |trackers| trackers.waiting(index));
+                trackers.chain(device.collective.iter().flat_map(move |state| state.waiting(index)))
+            })
             .collect();
         if !waiting.is_empty() {
             return Err(Error::Deadlock { location: String::new(), waiting });
@@ -285,6 +288,12 @@ impl Machine<'_> {
             tracker_peak: trackers.map_or(0, |trackers| trackers.peak),
             events: self.events.inserted(),
         })
+    }
+
+    /// The straggler, if `device` is it. Work that no other device takes part in is shown on the slow one:
+    /// the others wait for it.
+    pub fn slow(&self, device: usize) -> Option<Straggler> {
+        self.system.straggler.filter(|slow| slow.device as usize == device || self.divided.devices == 1)
     }
 
     /// The simulated device that stands for the one at distance `to` from `device`.

@@ -58,6 +58,7 @@ impl Machine<'_> {
         if let Some(sender) = self.devices[device].senders.iter_mut().find(|sender| sender.to == to) {
             sender.outstanding -= 1;
         }
+        self.record_transfers(device);
         self.pump(device);
     }
 
@@ -96,6 +97,14 @@ impl Machine<'_> {
             let tag = Tag::Outgoing(packet, reads);
             let (kind, stream) = (Kind::Read, Stream::Communication);
             self.request(device, Request { kind, stream, bytes: bytes * reads, tag });
+            self.record_transfers(device);
+        }
+    }
+
+    fn record_transfers(&mut self, device: usize) {
+        if let Some(recorder) = &mut self.recorder {
+            let packets = self.devices[device].senders.iter().map(|sender| sender.outstanding).sum();
+            recorder.transfers(device, self.events.now(), packets);
         }
     }
 

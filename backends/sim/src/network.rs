@@ -63,11 +63,9 @@ impl Machine<'_> {
     /// Bytes a second of the lines from `device`.
     fn link_bandwidth(&self, device: usize) -> u64 {
         let bandwidth = self.system.link.bandwidth;
-        match self.system.straggler {
-            Some(slow) if slow.device as usize == device => {
-                (bandwidth.saturating_mul(slow.link_percent) / 100).max(1)
-            }
-            _ => bandwidth,
+        match self.slow(device) {
+            Some(slow) => (bandwidth.saturating_mul(slow.link_percent) / 100).max(1),
+            None => bandwidth,
         }
     }
 

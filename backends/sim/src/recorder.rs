@@ -39,7 +39,7 @@ pub(crate) struct Recorder {
     bins: Vec<[(u64, u64); 2]>,
     /// Open span of each device's links.
     links: Vec<Vec<Option<(Picoseconds, Picoseconds)>>>,
-    levels: Vec<u64>,
+    levels: Vec<[u64; 2]>,
 }
 
 const STREAMS: [&str; 2] = ["memory: compute, GB/s", "memory: communication, GB/s"];
@@ -90,12 +90,22 @@ impl Recorder {
     }
 
     pub fn tracker(&mut self, device: usize, now: Picoseconds, live: u64) {
+        self.changing(device, 0, "tracked tiles", now, live);
+    }
+
+    /// Packets that senders have under way between memory and link.
+    pub fn transfers(&mut self, device: usize, now: Picoseconds, packets: u64) {
+        self.changing(device, 1, "packets of transfers", now, packets);
+    }
+
+    /// A level of which only changes are kept.
+    fn changing(&mut self, device: usize, which: usize, track: &str, now: Picoseconds, value: u64) {
         if self.levels.len() <= device {
-            self.levels.resize(device + 1, 0);
+            self.levels.resize(device + 1, [0; 2]);
         }
-        if self.levels[device] != live {
-            self.levels[device] = live;
-            self.level(device, "tracked tiles", now, live as f64);
+        if self.levels[device][which] != value {
+            self.levels[device][which] = value;
+            self.level(device, track, now, value as f64);
         }
     }
 

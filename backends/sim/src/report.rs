@@ -10,7 +10,7 @@ use crate::{Traffic, trace::Trace};
 pub const SCHEMA: &str = "t3c.simulate/1";
 
 /// The result of a simulation. Maps are keyed by the names of policies.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Report {
     /// Always [`SCHEMA`].
     pub schema: &'static str,
@@ -33,7 +33,7 @@ pub struct Report {
 }
 
 /// One sub-layer: producer, reduce-scatter, all-gather.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct SubLayerReport {
     /// The place in the user's model.
     pub name: String,
@@ -54,7 +54,7 @@ pub struct SubLayerReport {
 }
 
 /// One sub-layer under one policy.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct PolicyReport {
     /// Time of one run, in microseconds.
     pub time_us: f64,
@@ -64,7 +64,8 @@ pub struct PolicyReport {
     pub parts: Vec<PartReport>,
     /// Bytes that one device put on its links.
     pub link_bytes: u64,
-    /// Their share of what one link could have carried in the time.
+    /// Their share of what the links could have carried in the time: one way round a ring, one line to a switch,
+    /// a link to each other device.
     pub link_utilisation: f64,
     /// Tracked blocks that fired on a device.
     pub blocks_fired: u64,
@@ -73,7 +74,7 @@ pub struct PolicyReport {
 }
 
 /// Memory traffic with its sum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct DramBytes {
     /// By cause.
     #[serde(flatten)]
@@ -89,7 +90,7 @@ impl From<Traffic> for DramBytes {
 }
 
 /// One kernel.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct PartReport {
     /// `gemm`, `reduce-scatter`, `all-gather`, `all-to-all`, `track-and-trigger`, `software-overlap` or `consume`.
     pub name: &'static str,
@@ -98,7 +99,7 @@ pub struct PartReport {
 }
 
 /// The whole program, calls included, one step after the other.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct EndToEnd {
     /// Time by policy, in microseconds.
     pub time_us: BTreeMap<&'static str, f64>,

@@ -9,7 +9,7 @@ use crate::{
     extract::{Found, Item, cost, items, on_matrix, product},
     policy::{Policy, Run, Runner},
     report::{EndToEnd, PartReport, PolicyReport, Report, SCHEMA, SubLayerReport, geomean},
-    system::System,
+    system::{System, Topology},
     trace::Trace,
     units::{Picoseconds, duration},
     workload::{Collective, Output, Producer, Workload},
@@ -225,7 +225,7 @@ impl Whole<'_> {
                 let name = format!("{location}: {}", policy.name());
                 self.traces.push(Trace { name, lines: run.lines.clone() });
             }
-            policies.insert(policy.name(), policy_report(&run, self.system));
+            policies.insert(policy.name(), policy_report(&run, self.system, layer.divided.devices));
         }
         self.sublayers.push(SubLayerReport {
             name: location.clone(),
@@ -326,10 +326,15 @@ impl Spent {
     }
 }
 
-fn policy_report(run: &Run, system: &System) -> PolicyReport {
+fn policy_report(run: &Run, system: &System, devices: u32) -> PolicyReport {
     let traffic = run.parts.iter().fold(Traffic::default(), |sum, part| sum + part.outcome.traffic);
     let sent: u64 = run.parts.iter().map(|part| part.outcome.sent).sum();
-    let possible = run.time.as_seconds() * system.link.bandwidth as f64;
+    // A ring collective goes one way round.
+    let links = match system.link.topology {
+        Topology::FullyConnected => f64::from(devices.saturating_sub(1).max(1)),
+        Topology::Ring | Topology::Switch | Topology::ReducingSwitch => 1.0,
+    };
+    let possible = run.time.as_seconds() * system.link.bandwidth as f64 * links;
     PolicyReport {
         time_us: run.time.as_us(),
         dram_bytes: traffic.into(),

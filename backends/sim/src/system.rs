@@ -254,7 +254,30 @@ impl System {
             },
         };
         root.finish()?;
+        system.moves(&source)?;
         Ok(system)
+    }
+
+    /// Memory drains a full queue, and a link a packet, in a time that a simulation reaches: what does not is a
+    /// unit gone wrong.
+    fn moves(&self, source: &Source) -> Result<(), Error> {
+        const LONGEST: Picoseconds = Picoseconds(Picoseconds::PER_SECOND / 1000);
+        let memory = &self.memory;
+        let queue = memory.queue.saturating_mul(memory.access).saturating_mul(memory.channels);
+        let link = (self.link.packet, self.link.bandwidth, "link.bandwidth", "a packet");
+        for (bytes, rate, field, what) in
+            [(queue, memory.bandwidth, "memory.bandwidth", "a full queue"), link]
+        {
+            let time = duration(bytes, rate);
+            if time > LONGEST {
+                let ms = time.as_us() / 1000.0;
+                let message = format!(
+                    "`{field}` never drains its queue: {what} of {bytes} B takes {ms:.0} ms, where 1 ms is the most"
+                );
+                return Err(source.field_error(field, message));
+            }
+        }
+        Ok(())
     }
 
     /// Floating-point operations a second of the whole device's matrix pipelines.
@@ -494,6 +517,20 @@ mod tests {
             edited("topology =", "speed = 1\ntopology ="),
             format!("s.toml:{at}: `link.speed` is not a field of a system")
         );
+    }
+
+    #[test]
+    fn what_never_drains_a_queue_is_refused() {
+        let at = BUILT_IN[0].1.lines().position(|l| l.starts_with("bandwidth = \"150")).unwrap() + 1;
+        let error = System::open_with("t3-80cu", &[("link.bandwidth", "1 MB/s")]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!(
+                "t3-80cu.toml:{at}: `link.bandwidth` never drains its queue: a packet of 16384 B takes 16 ms, \
+                 where 1 ms is the most"
+            )
+        );
+        assert!(System::open_with("t3-80cu", &[("memory.bandwidth", "1 MB/s")]).is_err());
     }
 
     #[test]

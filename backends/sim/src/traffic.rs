@@ -5,7 +5,7 @@ use std::ops::{Add, Mul};
 use serde::Serialize;
 
 /// Bytes requested at one device's memory. `updates` are part of the writes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Traffic {
     /// Operands of the producer, beyond what the cache holds.
     pub gemm_reads: u64,

@@ -322,7 +322,9 @@ fn a_trace_holds_waves_links_and_levels() {
     };
     assert!(has("M", "gemm: t3-mca"));
     assert!(has("X", "wave 0") && has("X", "track-and-trigger") && has("X", "busy"));
-    assert!(has("C", "tracked tiles") && has("C", "memory: communication"));
+    assert!(
+        has("C", "packets of transfers") && has("C", "tracked tiles") && has("C", "memory: communication")
+    );
     let untraced =
         simulate(&gemm_reduce_scatter(1024, 1024, 256, 4), &system(), &Options::default()).unwrap();
     assert_eq!(untraced.sublayers, report.sublayers, "watching changes nothing");

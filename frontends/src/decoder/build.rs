@@ -6,7 +6,7 @@ use t3c_ir::{
 };
 
 use super::{
-    Decoder, Role,
+    Decoder, Parallel, Role,
     layer::{GRID, Layer},
     loss, rope,
     weights::Weight,
@@ -190,7 +190,7 @@ impl<'c, 'a> Entry<'_, 'c, 'a> {
         let (hidden, caches) = self.layers(layers, hidden, rotation)?;
         let logits = self.head(hidden)?;
         match self.decoder.plan.phase {
-            Phase::Training => self.loss(logits),
+            Phase::Training => self.loss(logits, &caches),
             _ => Ok([vec![logits], caches].concat()),
         }
     }
@@ -209,7 +209,9 @@ impl<'c, 'a> Entry<'_, 'c, 'a> {
         if let Some(table) = self.weight(Role::Positions, false) {
             let b = self.at_role(Role::Positions);
             let positions = nn::lookup(&b, self.module.op(), table, self.data("position")?)?;
-            hidden = b.add(hidden, positions)?;
+            let [hidden_part, positions] =
+                [hidden, positions].map(|value| self.decoder.annotate_residual(&b, value));
+            hidden = b.add(hidden_part?, positions?)?;
         }
         self.decoder.annotate_residual(&self.b, hidden)
     }
@@ -267,6 +269,12 @@ impl<'c, 'a> Entry<'_, 'c, 'a> {
         let (decoder, config) = (self.decoder, &self.decoder.config);
         let b = self.at_role(Role::FinalNorm);
         let mut hidden = match self.find("rows") {
+            Some(rows) if decoder.plan.parallel.sequence => {
+                // Rows may be any of the tokens of their block.
+                let split = Parallel::first(decoder.plan.parallel.tokens(), 2);
+                let block = decoder.annotate(&b, "residual", hidden, &split)?;
+                nn::aligned_lookup(&b, self.module.op(), block, rows)?
+            }
             Some(rows) if decoder.plan.parallel.tokens().is_empty() => {
                 nn::lookup(&b, self.module.op(), hidden, rows)?
             }
@@ -292,15 +300,26 @@ impl<'c, 'a> Entry<'_, 'c, 'a> {
         }
     }
 
-    /// The objective's results, then log-probabilities.
-    fn loss(&self, logits: Val<'c, 'a>) -> Result<Vec<Val<'c, 'a>>, Error> {
+    /// The objective's results, then log-probabilities. `balance` is what the layers return for the routers'.
+    fn loss(&self, logits: Val<'c, 'a>, balance: &[Val<'c, 'a>]) -> Result<Vec<Val<'c, 'a>>, Error> {
         let plan = &self.decoder.plan;
         let b = self.at("log_softmax", "vocab_size");
         let logits = loss::cooled(&b, logits, plan.temperature)?;
-        let logp = nn::log_probability(&b, logits, self.data("targets")?)?;
+        let softmax = nn::log_probability(&b, logits, self.data("targets")?)?;
+        let logp = softmax.logp;
         let inputs =
             plan.objective.inputs().iter().map(|name| self.data(name)).collect::<Result<Vec<_>, _>>()?;
         let mut results = plan.objective.build(&self.b, logp, &inputs)?;
+        if plan.z_loss > 0.0 {
+            let log_sum = softmax.log_sum(&b)?;
+            let z = loss::z_loss(&self.b, log_sum, self.data("weight")?, plan.z_loss)?;
+            results[0] = self.b.named("loss").add(results[0], z)?;
+        }
+        if !balance.is_empty() {
+            let b = self.at("load_balance", "num_experts");
+            let balance = self.decoder.load_balance(&b, balance)?;
+            results[0] = self.b.named("loss").add(results[0], balance)?;
+        }
         results.push(logp);
         Ok(results)
     }

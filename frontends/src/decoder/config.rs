@@ -210,6 +210,8 @@ pub struct Experts {
     pub moe_intermediate_size: u64,
     /// Whether the probabilities of a token's experts are made to sum to 1.
     pub norm_topk_prob: bool,
+    /// The weight of the routers' load balance in the loss; 0 leaves it out.
+    pub router_aux_loss_coef: f64,
 }
 
 /// What may differ between the layers of one model.

@@ -107,6 +107,9 @@ impl Decoder {
             let parameter = weight.parameter("", self.plan.element);
             Port::new(parameter.name, TensorType::new(parameter.shape, parameter.element))
         });
+        if self.balances(kind) {
+            results.extend(self.balance_types().map(|r#type| Port::new("", r#type)));
+        }
         let symbol = self.symbol(kind);
         let signature = Signature {
             name: symbol.clone(),
@@ -164,7 +167,7 @@ impl Decoder {
         self.annotate(b, name, value, &Parallel::first(tokens, rank))
     }
 
-    /// The residual stream with its sharding.
+    /// The residual stream with its sharding: also what is added to it, where more is done to that first.
     pub(super) fn annotate_residual<'c, 'a>(
         &self,
         b: &Builder<'c, 'a>,
@@ -249,18 +252,25 @@ impl<'c, 'a> Place<'_, 'c, 'a> {
     }
 
     fn norm(&self, x: Val<'c, 'a>, role: Role) -> Result<Val<'c, 'a>, Error> {
-        let weight = self.weight(role)?;
-        self.decoder.norm(&self.at(role), x, weight, self.find(role, true))
+        let (b, weight) = (self.at(role), self.weight(role)?);
+        let normal = self.decoder.norm(&b, x, weight, self.find(role, true))?;
+        // Its gradient is a sum over devices, which is scattered for having this place.
+        if self.decoder.plan.parallel.sequence {
+            self.decoder.annotate_residual(&b, normal)
+        } else {
+            Ok(normal)
+        }
     }
 
     fn build(&self, inputs: &Inputs<'c, 'a>) -> Result<Vec<Val<'c, 'a>>, Error> {
         let residual = self.decoder.config.residual;
         let before = |x, role| if residual == Residual::Post { Ok(x) } else { self.norm(x, role) };
         let normal = before(inputs.hidden, Role::AttentionNorm)?;
-        let (attended, caches) = self.attention(normal, inputs)?;
+        let (attended, mut caches) = self.attention(normal, inputs)?;
         let hidden = if residual == Residual::Parallel {
             let normal = self.norm(inputs.hidden, Role::MlpNorm)?;
-            let computed = self.feed_forward(normal)?;
+            let (computed, balance) = self.feed_forward(normal)?;
+            caches.extend(balance);
             let sum = self.at(Role::Down).add(attended, computed)?;
             let biases: Vec<_> =
                 [Role::Output, Role::Down].into_iter().filter_map(|role| self.find(role, true)).collect();
@@ -269,7 +279,8 @@ impl<'c, 'a> Place<'_, 'c, 'a> {
         } else {
             let hidden = self.join(inputs.hidden, attended, Role::Output)?;
             let normal = before(hidden, Role::MlpNorm)?;
-            let computed = self.feed_forward(normal)?;
+            let (computed, balance) = self.feed_forward(normal)?;
+            caches.extend(balance);
             self.join(hidden, computed, Role::Down)?
         };
         Ok([vec![hidden], caches].concat())
@@ -283,7 +294,8 @@ impl<'c, 'a> Place<'_, 'c, 'a> {
         };
         let b = self.at(role);
         let joined = if self.decoder.config.residual == Residual::Sandwich {
-            let biased = self.biased(added, role)?;
+            // The norm is taken where the residual stream lies.
+            let biased = self.decoder.annotate_residual(&b, self.biased(added, role)?)?;
             b.add(x, self.norm(biased, before)?)?
         } else {
             let biases: Vec<_> = self.find(role, true).into_iter().collect();

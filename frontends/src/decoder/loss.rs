@@ -150,6 +150,24 @@ fn divergence<'c, 'a>(
     Ok(loss)
 }
 
+/// `z · Σ weight · log_sum²`, which keeps the logits' normaliser near 1.
+pub(super) fn z_loss<'c, 'a>(
+    b: &Builder<'c, 'a>,
+    log_sum: Val<'c, 'a>,
+    weight: Val<'c, 'a>,
+    z: f64,
+) -> Result<Val<'c, 'a>, Error> {
+    let element = TensorType::of(log_sum)?.element;
+    let loss = b.named("z_loss").structured("m,m->", &[log_sum, weight], element, 0.0, |body| {
+        let square = body.mul(Ref::Arg(0), Ref::Arg(0));
+        let z = body.constant(z, element);
+        let weight = body.mul(z, Ref::Arg(1));
+        let term = body.mul(weight, square);
+        body.add(Ref::Arg(2), term)
+    })?;
+    Ok(loss)
+}
+
 /// Logits over temperature.
 pub(super) fn cooled<'c, 'a>(
     b: &Builder<'c, 'a>,

@@ -20,7 +20,7 @@ impl Activation {
 
 impl<'c, 'a> Place<'_, 'c, 'a> {
     /// What the MLP or the experts add to the residual stream, without its bias.
-    pub(super) fn feed_forward(&self, normal: Val<'c, 'a>) -> Result<Val<'c, 'a>, Error> {
+    pub(super) fn feed_forward(&self, normal: Val<'c, 'a>) -> Result<(Val<'c, 'a>, Vec<Val<'c, 'a>>), Error> {
         let config = &self.decoder.config;
         if let Some(experts) = config.experts.as_ref().filter(|_| self.kind.experts) {
             return self.mixture(normal, experts);
@@ -38,6 +38,6 @@ impl<'c, 'a> Place<'_, 'c, 'a> {
         } else {
             nn::unary(&self.at(Role::Up), project(Role::Up)?, function)?
         };
-        self.product(down, active, Role::Down)
+        Ok((self.product(down, active, Role::Down)?, Vec::new()))
     }
 }

@@ -54,7 +54,11 @@ impl Parallel {
                 value: config.vocab_size,
                 divisor: "--tp".into(),
                 by: tp,
-                fits: config.degrees().into_iter().filter(|degree| config.vocab_size % degree == 0).collect(),
+                fits: config
+                    .degrees()
+                    .into_iter()
+                    .filter(|degree| config.vocab_size.is_multiple_of(*degree))
+                    .collect(),
             });
         }
         let mut parallel =
@@ -184,7 +188,7 @@ impl DecoderConfig {
     pub fn degrees(&self) -> Vec<u64> {
         let most = self.num_attention_heads.min(1024);
         let fits = |tp: &u64| self.heads_fit(*tp) && self.widths().iter().all(|(_, width)| width % tp == 0);
-        (1..=most).filter(|tp| self.num_attention_heads % tp == 0).filter(fits).collect()
+        (1..=most).filter(|tp| self.num_attention_heads.is_multiple_of(*tp)).filter(fits).collect()
     }
 
     /// Checks a degree of tensor parallelism.
@@ -194,7 +198,7 @@ impl DecoderConfig {
             return Ok(());
         }
         let widths = self.widths();
-        let (name, value) = if self.num_attention_heads % tp != 0 {
+        let (name, value) = if !self.num_attention_heads.is_multiple_of(tp) {
             ("num_attention_heads", self.num_attention_heads)
         } else if !self.heads_fit(tp) {
             ("num_key_value_heads", self.num_key_value_heads)
@@ -217,7 +221,8 @@ impl DecoderConfig {
         if experts.num_experts.is_multiple_of(ep) {
             return Ok(());
         }
-        let fits = (1..=experts.num_experts).filter(|degree| experts.num_experts % degree == 0).collect();
+        let fits =
+            (1..=experts.num_experts).filter(|degree| experts.num_experts.is_multiple_of(*degree)).collect();
         Err(Error::Indivisible {
             field: Field::new("num_experts"),
             value: experts.num_experts,

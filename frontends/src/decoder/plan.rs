@@ -26,6 +26,9 @@ pub(super) struct Plan {
     pub element: Element,
     pub objective: Objective,
     pub temperature: f64,
+    /// Weights in the loss; 0 leaves the term out.
+    pub z_loss: f64,
+    pub load_balance: f64,
 }
 
 /// Tokens of a sequence where the options say nothing.
@@ -85,7 +88,19 @@ impl Plan {
             element: options.dtype.unwrap_or(config.dtype),
             objective: options.objective.clone(),
             temperature: options.temperature.unwrap_or(1.0),
+            z_loss: options.z_loss.unwrap_or(0.0),
+            load_balance: load_balance(config, options),
         })
+    }
+}
+
+/// The weight of the routers' load balance.
+fn load_balance(config: &DecoderConfig, options: &Options) -> f64 {
+    match &config.experts {
+        Some(experts) if options.phase == Phase::Training => {
+            options.router_aux_loss.unwrap_or(experts.router_aux_loss_coef)
+        }
+        _ => 0.0,
     }
 }
 
@@ -110,6 +125,11 @@ fn check(options: &Options, seq: u64, batch: u64) -> Result<(), Error> {
     let temperature = options.temperature.unwrap_or(1.0);
     if !(temperature.is_finite() && temperature > 0.0) {
         return Err(Error::invalid("temperature", format!("{temperature} is no positive number")));
+    }
+    for (name, weight) in [("z_loss", options.z_loss), ("router_aux_loss_coef", options.router_aux_loss)] {
+        if let Some(weight) = weight.filter(|weight| !(weight.is_finite() && *weight >= 0.0)) {
+            return Err(Error::invalid(name, format!("{weight} is negative or no number")));
+        }
     }
     Ok(())
 }

@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use melior::ir::operation::OperationLike;
 use t3c_ir::{
-    Builder, Context, Location, Module, Ref, TensorType, Val,
+    Builder, Context, Location, Module, Splits, TensorType, Val, ffi,
     function::{self, Function, Port, Signature, add_function},
+    walk,
 };
-use t3c_schedule::{Axis as GridAxis, Grid};
 
-use super::{Block, ModelGraph, Op, ParameterSpec, ops};
+use super::{Block, ModelGraph, Op, ParameterSpec, Split, losses, ops};
 use crate::{
-    Parameter, Phase,
+    Phase,
     error::{Error, Field},
-    nn,
 };
 
-const GRID: &str = "grid";
+pub(super) const GRID: &str = "grid";
 /// The name of the result that training differentiates.
 const LOSS: &str = "loss";
 
@@ -51,9 +51,9 @@ impl ModelGraph {
     fn build_unlocated<'c>(&self, context: &'c Context) -> Result<Module<'c>, Error> {
         let location = self.location(context.mlir(), "name");
         let module = context.module(location);
-        if self.info.tp > 1 {
-            let axes = vec![GridAxis { name: "tp".into(), size: self.info.tp as u32 }];
-            function::add_grid(&module, GRID, &Grid { axes })?;
+        let grid = self.sizes.degrees.grid();
+        if !grid.axes.is_empty() {
+            function::add_grid(&module, GRID, &grid)?;
         }
         let callees = self
             .model
@@ -98,8 +98,11 @@ impl ModelGraph {
         let (operation, block_of) = add_function(module, &signature, location)?;
         let mut values = Function(operation).arguments();
         let b = Builder::at_end(module.context().mlir(), block_of, location);
-        let parameters =
-            self.annotate(&b, &format!("{name}."), &own, values.split_off(block.inputs.len()))?;
+        let own_values = values.split_off(block.inputs.len());
+        let shards = block.parameters.iter().map(|spec| (spec.name.as_str(), self.splits_of_parameter(spec)));
+        let prefix = format!("{name}.");
+        let parameters = self.annotate(&b, &prefix, shards, own_values)?;
+        let values = self.annotate_inputs(&b, &prefix, &block.inputs, values)?;
         let mut scope = Scope {
             graph: self,
             module,
@@ -123,21 +126,56 @@ impl ModelGraph {
         Ok(Callee { symbol: name.to_owned(), results: types })
     }
 
-    /// Parameters with their shardings; as they are on a single device.
-    fn annotate<'c, 'a>(
+    /// Whether parameters carry shardings: not on a single device, nor in the graph of one device.
+    fn is_annotated(&self) -> bool {
+        !self.sizes.degrees.grid().axes.is_empty() && !self.is_of_one_device()
+    }
+
+    /// Values with their shardings.
+    fn annotate<'n, 'c, 'a>(
         &self,
         b: &Builder<'c, 'a>,
         prefix: &str,
-        parameters: &[Parameter],
+        shards: impl Iterator<Item = (&'n str, Splits)>,
         values: Vec<Val<'c, 'a>>,
     ) -> Result<Vec<Val<'c, 'a>>, Error> {
-        if self.info.tp == 1 {
+        if !self.is_annotated() {
             return Ok(values);
         }
-        let annotate = |(parameter, value): (&Parameter, Val<'c, 'a>)| {
-            Ok(b.named(&format!("{prefix}{}", parameter.name)).shard(value, GRID, &parameter.split)?)
+        let annotate = |((name, splits), value): ((&str, Splits), Val<'c, 'a>)| {
+            Ok(b.named(&format!("{prefix}{name}")).shard(value, GRID, &splits)?)
         };
-        parameters.iter().zip(values).map(annotate).collect()
+        shards.zip(values).map(annotate).collect()
+    }
+
+    /// Inputs with the shardings that the file asks for.
+    fn annotate_inputs<'c, 'a>(
+        &self,
+        b: &Builder<'c, 'a>,
+        prefix: &str,
+        inputs: &[super::Input],
+        values: Vec<Val<'c, 'a>>,
+    ) -> Result<Vec<Val<'c, 'a>>, Error> {
+        let annotate = |(input, value): (&super::Input, Val<'c, 'a>)| match &input.shard {
+            Some(split) => self.constrain(&b.named(&format!("{prefix}{}", input.name)), value, split),
+            None => Ok(value),
+        };
+        inputs.iter().zip(values).map(annotate).collect()
+    }
+
+    /// `value` with the sharding that is asked for. Axes of one device ask for nothing.
+    pub(super) fn constrain<'c, 'a>(
+        &self,
+        b: &Builder<'c, 'a>,
+        value: Val<'c, 'a>,
+        split: &[Split],
+    ) -> Result<Val<'c, 'a>, Error> {
+        let splits = self.sizes.degrees.splits(split);
+        let asks = split.iter().all(|split| split.0.is_empty()) || splits.iter().any(|axes| !axes.is_empty());
+        match asks && self.is_annotated() {
+            true => Ok(b.shard(value, GRID, &splits)?),
+            false => Ok(value),
+        }
     }
 
     fn add_entry(&self, module: &Module<'_>, callees: &BTreeMap<&str, Callee>) -> Result<(), Error> {
@@ -158,7 +196,7 @@ impl ModelGraph {
         let types = self.fill_entry(&draft, &signature, count, 0, callees)?;
         let named = self.model.outputs.iter().zip(types);
         let seeds: Vec<Port> = match self.phase {
-            Phase::Training if !self.model.outputs.iter().any(|name| name == LOSS) => {
+            Phase::Training if self.loss().is_none() => {
                 named.map(|(name, r#type)| Port::new(format!("seed/{name}"), r#type)).collect()
             }
             _ => Vec::new(),
@@ -181,7 +219,12 @@ impl ModelGraph {
         let (operation, block) = add_function(module, signature, location)?;
         let mut values = Function(operation).arguments();
         let b = Builder::at_end(module.context().mlir(), block, location);
-        let annotated = self.annotate(&b, "", &self.info.parameters, values.split_off(inputs + seeds))?;
+        let own = values.split_off(inputs + seeds);
+        let seed_values = values.split_off(inputs);
+        let shards =
+            self.info.parameters.iter().map(|parameter| (parameter.name.as_str(), parameter.split.clone()));
+        let annotated = self.annotate(&b, "", shards, own)?;
+        let values = self.annotate_inputs(&b, "", &self.model.inputs, values)?;
         let prefix = String::new();
         let mut scope = Scope { graph: self, module, b, path: "ops".into(), prefix, values: BTreeMap::new() };
         for (input, &value) in self.model.inputs.iter().zip(&values) {
@@ -195,18 +238,21 @@ impl ModelGraph {
                 _ => scope.add(index, op)?,
             }
         }
-        let mut results = scope.outputs(&self.model.outputs, "outputs")?;
-        let mut names = self.model.outputs.clone();
-        let types = results.iter().map(|&value| TensorType::of(value)).collect::<Result<Vec<_>, _>>()?;
-        if seeds > 0 {
-            results.insert(0, seeded_loss(&b, &results, &values[inputs..])?);
-            names.insert(0, LOSS.to_owned());
-        } else if let Some(index) = names.iter().position(|name| name == LOSS) {
-            check_loss(&types[index])?;
-            let (name, value) = (names.remove(index), results.remove(index));
-            names.insert(0, name);
-            results.insert(0, value);
+        let outputs = scope.outputs(&self.model.outputs, "outputs")?;
+        let types = outputs.iter().map(|&value| TensorType::of(value)).collect::<Result<Vec<_>, _>>()?;
+        let mut named: Vec<(String, Val<'_, '_>)> =
+            self.model.outputs.iter().cloned().zip(outputs.iter().copied()).collect();
+        if let Some((loss, path)) = self.loss() {
+            if self.phase == Phase::Training {
+                let value = scope.value(loss, path)?;
+                losses::check(path, loss, value)?;
+                named.retain(|(name, _)| name != loss);
+                named.insert(0, (LOSS.to_owned(), value));
+            }
+        } else if seeds > 0 {
+            named.insert(0, (LOSS.to_owned(), losses::seeded(&b.named(LOSS), &outputs, &seed_values)?));
         }
+        let (names, results): (Vec<String>, Vec<Val<'_, '_>>) = named.into_iter().unzip();
         b.ret(&results)?;
         let ports = names
             .iter()
@@ -214,40 +260,28 @@ impl ModelGraph {
             .map(|(name, &value)| Ok(Port::new(name, TensorType::of(value)?)))
             .collect::<Result<Vec<_>, Error>>()?;
         Function(operation).set_signature(&signature.arguments, &ports)?;
+        erase_unused(Function(operation));
         Ok(types)
     }
+
+    /// The scalar that training differentiates, and the field that names it.
+    fn loss(&self) -> Option<(&str, &'static str)> {
+        match &self.model.loss {
+            Some(loss) => Some((loss, "loss")),
+            None => self.model.outputs.iter().any(|name| name == LOSS).then_some((LOSS, "outputs")),
+        }
+    }
 }
 
-fn check_loss(r#type: &TensorType) -> Result<(), Error> {
-    if r#type.shape.is_empty() {
-        return Ok(());
+/// Erases what no result needs: the loss of a graph that is not trained.
+fn erase_unused(entry: Function<'_, '_>) {
+    let Some(body) = entry.body() else { return };
+    for operation in walk::operations(body).into_iter().rev() {
+        let is_used = operation.results().any(|result| !ffi::uses(result.into()).is_empty());
+        if !is_used && operation.result_count() > 0 {
+            ffi::erase(operation);
+        }
     }
-    Err(Error::invalid("outputs", format!("`loss` is a {type}; expected a scalar", r#type = r#type)))
-}
-
-/// `Σ seed · result`: its gradient with respect to a result is that result's seed.
-fn seeded_loss<'c, 'a>(
-    b: &Builder<'c, 'a>,
-    results: &[Val<'c, 'a>],
-    seeds: &[Val<'c, 'a>],
-) -> Result<Val<'c, 'a>, Error> {
-    let mut loss: Option<Val<'c, 'a>> = None;
-    let b = b.named(LOSS);
-    for (&result, &seed) in results.iter().zip(seeds) {
-        let r#type = TensorType::of(result)?;
-        let dims: String = ('a'..='z').take(r#type.shape.len()).collect();
-        let wide = nn::wide(r#type.element);
-        let term = b.structured(&format!("{dims},{dims}->"), &[result, seed], wide, 0.0, |body| {
-            let [x, seed] = [Ref::Arg(0), Ref::Arg(1)].map(|value| nn::cast(body, value, wide));
-            let product = body.mul(x, seed);
-            body.add(Ref::Arg(2), product)
-        })?;
-        loss = Some(match loss {
-            Some(sum) => b.add(sum, term)?,
-            None => term,
-        });
-    }
-    loss.ok_or_else(|| Error::invalid("outputs", "the model has none; expected at least one"))
 }
 
 impl<'c, 'a> Scope<'_, 'c, 'a> {

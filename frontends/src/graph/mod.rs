@@ -3,19 +3,26 @@
 //! [`Model`] and its parts are both the schema and the way to write a graph in Rust.
 
 mod build;
+mod collectives;
+mod elementwise;
+mod losses;
+mod op;
 mod ops;
 mod schema;
+mod sizes;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-pub use schema::{Axis, Block, DType, Extent, Input, Model, Op, Parallelism, ParameterSpec};
-use t3c_ir::{Element, TensorType};
+pub use op::{Combine, Op};
+pub use schema::{Axis, Block, DType, Extent, Input, Model, Parallelism, ParameterSpec, Split};
+use sizes::{LARGEST_DEGREE, Sizes, check_shard};
+use t3c_ir::{Element, Splits, TensorType};
 
 use crate::{
     Options, Parameter, Phase,
     detect::MODEL_SCHEMA,
     error::{Error, Field},
-    info::{ModelInfo, degrees},
+    info::ModelInfo,
     json::Source,
 };
 
@@ -23,7 +30,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct ModelGraph {
     model: Model,
-    sizes: BTreeMap<String, u64>,
+    sizes: Sizes,
     phase: Phase,
     element: Element,
     info: ModelInfo,
@@ -44,8 +51,6 @@ pub fn load(source: Source, options: &Options) -> Result<ModelGraph, Error> {
     ModelGraph::new(model, options, Some(Arc::new(source)))
 }
 
-/// No tensor has more elements.
-const LOG2_MOST_ELEMENTS: u32 = 48;
 /// Repetitions of a block.
 const MOST_REPETITIONS: u64 = 4096;
 
@@ -68,7 +73,7 @@ impl ModelGraph {
             let reason = "a `model.json` has no cache; expected prefill or training".into();
             return Err(Error::Option { option: "--phase", value: "decode".into(), reason });
         }
-        let sizes = sizes(&model, options)?;
+        let sizes = Sizes::new(&model, options)?;
         let element = options.dtype.unwrap_or(element(model.dtype));
         let info = ModelInfo {
             name: model.name.clone(),
@@ -76,15 +81,16 @@ impl ModelGraph {
             parameters: Vec::new(),
             vocab_size: None,
             context_length: None,
-            batch: sizes.get("batch").copied(),
-            seq: sizes.get("seq").copied(),
-            tp: options.tp.or(model.parallelism.as_ref().map(|degrees| degrees.tp.0)).unwrap_or(1),
-            dp: 1,
-            ep: 1,
+            batch: sizes.get("batch"),
+            seq: sizes.get("seq"),
+            tp: sizes.degrees.tp,
+            dp: sizes.degrees.dp,
+            ep: sizes.degrees.ep,
             element,
             degrees: Vec::new(),
         };
         let mut graph = Self { model, sizes, phase: options.phase, element, info, source };
+        graph.check_kind()?;
         graph.fill_info()?;
         Ok(graph)
     }
@@ -111,48 +117,119 @@ impl ModelGraph {
                 )?);
             }
         }
-        let split = |parameter: &Parameter| {
-            let dimension = parameter.split.iter().position(|axes| !axes.is_empty())?;
-            Some(parameter.shape[dimension])
-        };
-        let split: Vec<u64> = parameters.iter().filter_map(split).collect();
-        self.info.degrees = if split.is_empty() { vec![1] } else { degrees(&split) };
+        self.info.degrees = self.degrees();
         self.info.layers = layers.max(1);
         self.info.parameters = parameters;
         self.check_degree()
     }
 
-    fn check_degree(&self) -> Result<(), Error> {
-        let tp = self.info.tp;
-        if tp == 0 {
-            let reason = "expected a whole number of at least 1".into();
-            return Err(Error::Option { option: "--tp", value: "0".into(), reason });
-        }
-        if self.info.degrees.contains(&tp) {
-            return Ok(());
-        }
-        let specs =
-            self.model.parameters.iter().enumerate().map(|(i, spec)| (format!("parameters[{i}]"), spec));
-        let in_blocks = self.model.blocks.iter().flat_map(|(name, block)| {
-            let path = move |i| format!("blocks.{name}.parameters[{i}]");
-            block.parameters.iter().enumerate().map(move |(i, spec)| (path(i), spec))
+    /// A graph of the whole has shardings, a graph of one device has collectives; none has both.
+    fn check_kind(&self) -> Result<(), Error> {
+        let mut ops = self.lists().into_iter().flat_map(|(path, _, _, ops)| {
+            ops.iter().enumerate().map(move |(index, op)| (format!("{path}ops[{index}]"), op))
         });
-        for (path, spec) in specs.chain(in_blocks) {
-            let shape = self.shape(&path, &spec.shape)?;
-            if let Some(dimension) = split_of(spec)
-                && !shape[dimension].is_multiple_of(tp)
-            {
-                return Err(Error::Indivisible {
-                    field: Field::new(format!("{path}.shape[{dimension}]")),
-                    value: shape[dimension],
-                    divisor: "--tp".into(),
-                    by: tp,
-                    fits: self.info.degrees.clone(),
-                });
+        let Some((path, _)) = ops.find(|(_, op)| collectives::axes(op).is_some()) else { return Ok(()) };
+        let is_annotated = self.lists().iter().any(|(_, inputs, parameters, ops)| {
+            inputs.iter().any(|input| input.shard.is_some())
+                || parameters.iter().any(|parameter| parameter.shard.is_some())
+                || ops.iter().any(|op| matches!(op, Op::Shard { .. }))
+        });
+        if is_annotated {
+            let message = "a collective in a graph with shardings; expected one or the other, since collectives \
+                           make it the graph of one device";
+            return Err(Error::invalid(path, message));
+        }
+        Ok(())
+    }
+
+    /// Whether the graph has collectives: it says what one device does.
+    fn is_of_one_device(&self) -> bool {
+        self.lists().iter().any(|(_, _, _, ops)| ops.iter().any(|op| collectives::axes(op).is_some()))
+    }
+
+    /// The path, inputs, parameters and operations of the graph and of each block.
+    fn lists(&self) -> Vec<(String, &[Input], &[ParameterSpec], &[Op])> {
+        let model = &self.model;
+        let own = (String::new(), &*model.inputs, &*model.parameters, &*model.ops);
+        let blocks = model.blocks.iter().map(|(name, block)| {
+            (format!("blocks.{name}."), &*block.inputs, &*block.parameters, &*block.ops)
+        });
+        std::iter::once(own).chain(blocks).collect()
+    }
+
+    /// Whether anything depends on the degree of tensor parallelism.
+    fn uses_tp(&self) -> bool {
+        let of_tp = |axis: &Axis| matches!(axis, Axis::Tp | Axis::Sp);
+        let splits = |shard: &Option<Vec<Split>>| shard.iter().flatten().flat_map(|s| &s.0).any(of_tp);
+        let divides = |shape: &[Extent]| {
+            shape.iter().any(|extent| matches!(extent, Extent::Product(text) if text.contains("tp")))
+        };
+        self.lists().into_iter().any(|(_, inputs, parameters, ops)| {
+            inputs.iter().any(|input| splits(&input.shard) || divides(&input.shape))
+                || parameters.iter().any(|spec| splits(&spec.shard) || divides(&spec.shape))
+                || ops.iter().any(|op| match op {
+                    Op::Shard { split, .. } => split.iter().flat_map(|split| &split.0).any(of_tp),
+                    _ => collectives::axes(op).is_some_and(|axes| axes.iter().any(of_tp)),
+                })
+        })
+    }
+
+    /// The degrees of tensor parallelism that divide what they split, ascending.
+    fn degrees(&self) -> Vec<u64> {
+        if !self.uses_tp() {
+            return vec![1];
+        }
+        (1..=LARGEST_DEGREE).filter(|&tp| self.check_sizes(&self.sizes.at(tp)).is_ok()).collect()
+    }
+
+    /// Every split divides its dimension.
+    fn check_sizes(&self, sizes: &Sizes) -> Result<(), Error> {
+        for (path, inputs, parameters, _) in self.lists() {
+            for (index, input) in inputs.iter().enumerate() {
+                check_splits(sizes, &format!("{path}inputs[{index}]"), &input.shape, &input.shard)?;
+            }
+            for (index, spec) in parameters.iter().enumerate() {
+                check_splits(sizes, &format!("{path}parameters[{index}]"), &spec.shape, &spec.shard)?;
             }
         }
-        let reason = "no parameter is sharded; expected 1".into();
-        Err(Error::Option { option: "--tp", value: tp.to_string(), reason })
+        Ok(())
+    }
+
+    /// Whole sequences are split among the devices of `dp` and `ep`, where that is promised.
+    fn check_batch(&self) -> Result<(), Error> {
+        let promises =
+            |op: &Op| matches!(op, Op::Attention { aligned: true, .. } | Op::Lookup { aligned: true, .. });
+        let groups = self.info.dp * self.info.ep;
+        match self.info.batch {
+            Some(batch) if !batch.is_multiple_of(groups) => {
+                if !self.lists().iter().any(|(_, _, _, ops)| ops.iter().any(promises)) {
+                    return Ok(());
+                }
+                let option = if self.info.dp > 1 { "--dp" } else { "--ep" };
+                let value = if self.info.dp > 1 { self.info.dp } else { self.info.ep };
+                let reason =
+                    format!("{groups} groups of devices do not divide the batch of {batch} sequences");
+                Err(Error::Option { option, value: value.to_string(), reason })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_degree(&self) -> Result<(), Error> {
+        self.check_batch()?;
+        let tp = self.info.tp;
+        if tp > 1 && !self.uses_tp() {
+            let reason = "no parameter is sharded; expected 1".into();
+            return Err(Error::Option { option: "--tp", value: tp.to_string(), reason });
+        }
+        self.check_sizes(&self.sizes).map_err(|error| match error {
+            Error::Indivisible { field, value, divisor, by, .. } => {
+                let fits =
+                    if divisor == "--tp" || divisor == "tp" { self.info.degrees.clone() } else { vec![] };
+                Error::Indivisible { field, value, divisor, by, fits }
+            }
+            other => other,
+        })
     }
 
     /// The block that the `repeat` at `ops[index]` names.
@@ -166,7 +243,7 @@ impl ModelGraph {
 
     fn count(&self, count: &Extent, index: usize) -> Result<u64, Error> {
         let path = format!("ops[{index}].count");
-        let count = self.extent(&path, count)?;
+        let count = self.sizes.extent(&path, count)?;
         if count > MOST_REPETITIONS {
             let message = format!("impossible size {count}; expected 1 to {MOST_REPETITIONS}");
             return Err(Error::invalid(path, message));
@@ -177,59 +254,24 @@ impl ModelGraph {
     fn parameters(&self, path: &str, specs: &[ParameterSpec], prefix: &str) -> Result<Vec<Parameter>, Error> {
         let parameter = |(index, spec): (usize, &ParameterSpec)| {
             let path = format!("{path}[{index}]");
-            let shape = self.shape(&path, &spec.shape)?;
+            let shape = self.sizes.shape(&format!("{path}.shape"), &spec.shape)?;
             if let Some(shard) = &spec.shard {
-                check_shard(&path, shard, shape.len())?;
+                check_shard(&format!("{path}.shard"), shard, shape.len())?;
             }
-            let mut split = vec![Vec::new(); shape.len()];
-            if let Some(dimension) = split_of(spec) {
-                split[dimension] = vec![0];
-            }
+            let split = self.splits(&spec.shard, shape.len());
             let name = format!("{prefix}{}", spec.name);
             Ok(Parameter::whole(&name, shape.clone(), &shape, split, self.element))
         };
         specs.iter().enumerate().map(parameter).collect()
     }
 
-    fn shape(&self, path: &str, shape: &[Extent]) -> Result<Vec<u64>, Error> {
-        let extents = shape
-            .iter()
-            .enumerate()
-            .map(|(index, extent)| self.extent(&format!("{path}.shape[{index}]"), extent))
-            .collect::<Result<Vec<_>, _>>()?;
-        let elements = extents.iter().try_fold(1_u64, |product, &extent| product.checked_mul(extent));
-        if elements.is_none_or(|elements| elements > 1 << LOG2_MOST_ELEMENTS) {
-            return Err(Error::TooLarge {
-                field: Field::new(format!("{path}.shape")),
-                what: "the tensor".into(),
-                log2_limit: LOG2_MOST_ELEMENTS,
-            });
-        }
-        Ok(extents)
+    /// What splits each dimension, as positions in the grid.
+    fn splits(&self, shard: &Option<Vec<Split>>, rank: usize) -> Vec<Vec<usize>> {
+        shard.as_ref().map_or_else(|| vec![Vec::new(); rank], |shard| self.sizes.degrees.splits(shard))
     }
 
-    fn extent(&self, path: &str, extent: &Extent) -> Result<u64, Error> {
-        let text = match extent {
-            Extent::Number(size) => return Ok(size.0),
-            Extent::Product(text) => text,
-        };
-        let mut product = 1_u64;
-        for factor in text.split('*').map(str::trim) {
-            let value = match factor.parse::<u64>() {
-                Ok(0) => return Err(Error::invalid(path, "a factor is 0")),
-                Ok(value) => value,
-                Err(_) => *self.sizes.get(factor).ok_or_else(|| {
-                    let names: Vec<&str> = self.sizes.keys().map(String::as_str).collect();
-                    Error::unsupported(Field::new(path), factor, &names)
-                })?,
-            };
-            product = product.checked_mul(value).ok_or_else(|| Error::TooLarge {
-                field: Field::new(path),
-                what: "the tensor".into(),
-                log2_limit: LOG2_MOST_ELEMENTS,
-            })?;
-        }
-        Ok(product)
+    fn splits_of_parameter(&self, spec: &ParameterSpec) -> Splits {
+        self.splits(&spec.shard, spec.shape.len())
     }
 
     /// The type of an input.
@@ -239,43 +281,42 @@ impl ModelGraph {
             Some(dtype) => element(dtype),
             None => self.element,
         };
-        Ok(TensorType::new(self.shape(path, &input.shape)?, element))
+        Ok(TensorType::new(self.sizes.shape(&format!("{path}.shape"), &input.shape)?, element))
     }
 }
 
-/// The file's sizes with the options' in their place.
-fn sizes(model: &Model, options: &Options) -> Result<BTreeMap<String, u64>, Error> {
-    let mut sizes: BTreeMap<String, u64> =
-        model.sizes.iter().map(|(name, size)| (name.clone(), size.0)).collect();
-    for (option, name, value) in [("--batch", "batch", options.batch), ("--seq", "seq", options.seq)] {
-        let Some(value) = value else { continue };
-        let reason = match sizes.get_mut(name) {
-            Some(size) if value > 0 => {
-                *size = value;
-                continue;
-            }
-            Some(_) => "expected a whole number of at least 1".to_owned(),
-            None => format!("the model has no size called `{name}`"),
-        };
-        return Err(Error::Option { option, value: value.to_string(), reason });
-    }
-    Ok(sizes)
-}
-
-fn check_shard(path: &str, shard: &[Option<Axis>], rank: usize) -> Result<(), Error> {
-    let path = format!("{path}.shard");
-    if shard.len() != rank {
-        let message = format!("{} entries for a shape of {rank} dimensions", shard.len());
-        return Err(Error::invalid(path, message));
-    }
-    if shard.iter().flatten().count() > 1 {
-        return Err(Error::invalid(path, "an axis can split one dimension only"));
+/// The devices that split a dimension divide it.
+fn check_splits(
+    sizes: &Sizes,
+    path: &str,
+    shape: &[Extent],
+    shard: &Option<Vec<Split>>,
+) -> Result<(), Error> {
+    let shape = sizes.shape(&format!("{path}.shape"), shape)?;
+    let Some(shard) = shard else { return Ok(()) };
+    check_shard(&format!("{path}.shard"), shard, shape.len())?;
+    for (dimension, (&value, split)) in shape.iter().zip(shard).enumerate() {
+        let by = sizes.degrees.group(&split.0);
+        if value.is_multiple_of(by) {
+            continue;
+        }
+        let present: Vec<String> = split
+            .0
+            .iter()
+            .map(|axis| match axis {
+                Axis::Sp => "--tp".to_owned(),
+                axis => format!("--{}", axis.name()),
+            })
+            .collect();
+        return Err(Error::Indivisible {
+            field: Field::new(format!("{path}.shape[{dimension}]")),
+            value,
+            divisor: present.join(" * "),
+            by,
+            fits: Vec::new(),
+        });
     }
     Ok(())
-}
-
-fn split_of(spec: &ParameterSpec) -> Option<usize> {
-    spec.shard.as_ref()?.iter().position(Option::is_some)
 }
 
 fn element(dtype: DType) -> Element {

@@ -5,6 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use super::op::Op;
 use crate::json::Size;
 
 /// A graph that is no Hugging Face model: named tensors, operations on them, and how parameters are sharded.
@@ -37,9 +38,12 @@ pub struct Model {
     pub blocks: BTreeMap<String, Block>,
     /// Operations, in order.
     pub ops: Vec<Op>,
-    /// Names of the results. A scalar called `loss` is what training differentiates; without one, training takes
-    /// the results' gradients as inputs called `seed/<name>`.
+    /// Names of the results.
     pub outputs: Vec<String>,
+    /// The scalar that training differentiates [default: an output called `loss`; without one, training takes the
+    /// outputs' gradients as inputs called `seed/<name>`]. Other phases leave out what only the loss needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<String>,
 }
 
 /// Element types.
@@ -55,15 +59,23 @@ pub enum DType {
     I32,
 }
 
-/// Degrees of parallelism.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// Degrees of parallelism: the axes of the device grid, in the order `dp`, `ep`, `tp`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parallelism {
     /// Tensor parallelism.
-    pub tp: Size,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tp: Option<Size>,
+    /// Data parallelism.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dp: Option<Size>,
+    /// Expert parallelism.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ep: Option<Size>,
 }
 
-/// An extent: a number, or a product of numbers and named sizes such as `batch*seq`.
+/// An extent: a number, or a product of numbers and named sizes such as `batch*seq`. Factors after a `/` divide, and
+/// the degrees `tp`, `dp` and `ep` are sizes as well: `mlp/tp` is what one device has, for graphs with collectives.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Extent {
@@ -109,6 +121,9 @@ pub struct Input {
     /// Element type; the model's where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dtype: Option<DType>,
+    /// What splits each dimension; left out, sharding decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Vec<Split>>,
 }
 
 /// A parameter.
@@ -121,7 +136,7 @@ pub struct ParameterSpec {
     pub shape: Vec<Extent>,
     /// What splits each dimension; left out, the parameter is the same on every device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shard: Option<Vec<Option<Axis>>>,
+    pub shard: Option<Vec<Split>>,
 }
 
 /// An axis of the device grid.
@@ -130,6 +145,74 @@ pub struct ParameterSpec {
 pub enum Axis {
     /// Tensor parallelism.
     Tp,
+    /// Data parallelism.
+    Dp,
+    /// Expert parallelism.
+    Ep,
+    /// Sequence parallelism: the axis of tensor parallelism with `--sequence-parallel`, nothing without.
+    Sp,
+}
+
+impl Axis {
+    /// Its name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Axis::Tp => "tp",
+            Axis::Dp => "dp",
+            Axis::Ep => "ep",
+            Axis::Sp => "sp",
+        }
+    }
+}
+
+/// What splits a dimension: nothing (`null`), an axis (`"tp"`), or several, outermost first (`["dp", "tp"]`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Split(pub Vec<Axis>);
+
+/// [`Split`] as files have it.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum SplitForm {
+    Axis(Axis),
+    Axes(Vec<Axis>),
+}
+
+impl Serialize for Split {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [] => serializer.serialize_none(),
+            [axis] => axis.serialize(serializer),
+            axes => axes.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Split {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let form = Option::<SplitForm>::deserialize(deserializer).map_err(|_| {
+            de::Error::custom("expected null, an axis (dp, ep, tp or sp), or a list of axes, outermost first")
+        })?;
+        Ok(Split(match form {
+            None => Vec::new(),
+            Some(SplitForm::Axis(axis)) => vec![axis],
+            Some(SplitForm::Axes(axes)) => axes,
+        }))
+    }
+}
+
+impl JsonSchema for Split {
+    fn schema_name() -> Cow<'static, str> {
+        "Split".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let mut schema = Option::<SplitForm>::json_schema(generator);
+        schema.insert(
+            "description".into(),
+            "What splits a dimension: nothing, an axis, or several, outermost first.".into(),
+        );
+        schema
+    }
 }
 
 /// Operations with parameters of their own.
@@ -145,64 +228,4 @@ pub struct Block {
     pub ops: Vec<Op>,
     /// Names of its results. In a repetition they are the next one's first inputs.
     pub outputs: Vec<String>,
-}
-
-/// An operation. `name` stands in locations and remarks; the result's name where it is left out.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
-#[allow(missing_docs)]
-pub enum Op {
-    /// A contraction by an equation such as `nd,fd->nf`: letters missing from the result are summed over.
-    Contract { result: String, inputs: [String; 2], equation: String, name: Option<String> },
-    /// A sum, elementwise; with an equation such as `nf,f->nf`, broadcast.
-    Add { result: String, inputs: [String; 2], equation: Option<String>, name: Option<String> },
-    /// A product, elementwise; with an equation, broadcast.
-    Mul { result: String, inputs: [String; 2], equation: Option<String>, name: Option<String> },
-    /// The sum over the letters that an equation such as `nd->` drops.
-    Sum { result: String, input: String, equation: String, name: Option<String> },
-    /// `x · σ(x)`.
-    Silu { result: String, input: String, name: Option<String> },
-    /// `x · Φ(x)`.
-    Gelu { result: String, input: String, name: Option<String> },
-    /// GELU by tanh.
-    GeluTanh { result: String, input: String, name: Option<String> },
-    /// `max(x, 0)`.
-    Relu { result: String, input: String, name: Option<String> },
-    /// `x / √(mean x² + eps) · weight` over the last of two dimensions.
-    RmsNorm { result: String, input: String, weight: String, eps: f64, name: Option<String> },
-    /// `(x − mean) / √(variance + eps) · weight + bias` over the last of two dimensions.
-    LayerNorm { result: String, input: String, weight: String, bias: String, eps: f64, name: Option<String> },
-    /// The part at `index` of the one letter that an equation such as `nckh->nkh` drops; letters that only the
-    /// result has are dimensions of extent 1.
-    Take { result: String, input: String, equation: String, index: u64, name: Option<String> },
-    /// Rows `ids` (i32) of a table.
-    Lookup { result: String, table: String, ids: String, name: Option<String> },
-    /// Attention of `q [N, K, G, C, E]` to `k [N, K, C, E]` and `v [N, K, C·E]`; token `j` is visible to `i` where
-    /// `j ≤ i < subtree_end[j]` (i32). The result is `[N, K, G, C·E]`.
-    Attention { result: String, q: String, k: String, v: String, subtree_end: String, name: Option<String> },
-    /// A block, `count` times: its outputs are the next repetition's first inputs. Parameters are named
-    /// `<prefix>.<i>.<name>`.
-    Repeat { block: String, count: Extent, prefix: String, inputs: Vec<String>, results: Vec<String> },
-}
-
-impl Op {
-    /// The name for its location.
-    pub(super) fn label(&self) -> Cow<'_, str> {
-        match self {
-            Self::Contract { result, name, .. }
-            | Self::Add { result, name, .. }
-            | Self::Mul { result, name, .. }
-            | Self::Sum { result, name, .. }
-            | Self::Silu { result, name, .. }
-            | Self::Gelu { result, name, .. }
-            | Self::GeluTanh { result, name, .. }
-            | Self::Relu { result, name, .. }
-            | Self::RmsNorm { result, name, .. }
-            | Self::LayerNorm { result, name, .. }
-            | Self::Take { result, name, .. }
-            | Self::Lookup { result, name, .. }
-            | Self::Attention { result, name, .. } => name.as_ref().unwrap_or(result).into(),
-            Self::Repeat { prefix, .. } => prefix.into(),
-        }
-    }
 }

@@ -75,6 +75,12 @@ impl<'s> Fields<'s> {
         }
     }
 
+    /// The weight of the routers' load balance, which counts where the file asks for the routers' results.
+    pub fn load_balance(&self, default: f64) -> Result<f64, Error> {
+        let coefficient = self.or("router_aux_loss_coef", default)?;
+        Ok(if self.or("output_router_logits", false)? { coefficient } else { 0.0 })
+    }
+
     fn activation(&self, default: &str) -> Result<Activation, Error> {
         const NAMES: [(&str, Activation); 9] = [
             ("silu", Activation::Silu),

@@ -27,6 +27,7 @@ fn adapt(fields: &Fields<'_>, config: &mut DecoderConfig) -> Result<(), Error> {
         num_experts_per_tok: fields.size_or("num_experts_per_tok", 2)?,
         moe_intermediate_size: config.intermediate_size,
         norm_topk_prob: true,
+        router_aux_loss_coef: fields.load_balance(0.001)?,
     });
     config.layers.iter_mut().for_each(|kind| kind.experts = true);
     Ok(())

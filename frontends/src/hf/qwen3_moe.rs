@@ -25,6 +25,7 @@ fn adapt(fields: &Fields<'_>, config: &mut DecoderConfig) -> Result<(), Error> {
         num_experts_per_tok: fields.size("num_experts_per_tok")?,
         moe_intermediate_size: fields.size("moe_intermediate_size")?,
         norm_topk_prob: fields.or("norm_topk_prob", false)?,
+        router_aux_loss_coef: fields.load_balance(0.001)?,
     });
     let step = fields.size_or("decoder_sparse_step", 1)?;
     let dense: Vec<u64> = fields.or("mlp_only_layers", Vec::new())?;

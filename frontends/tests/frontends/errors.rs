@@ -2,6 +2,8 @@
 
 use t3c_frontends::{Error, Options, Phase, load};
 
+use crate::modules::repository;
+
 const GOOD: &str = r#"{
   "model_type": "llama",
   "hidden_size": 24,
@@ -152,6 +154,103 @@ fn options_that_do_not_fit_are_named() {
     assert!(
         with(Options { cache_blocks: Some(u64::MAX), phase: Phase::Decode, ..small() }).starts_with("--")
     );
+}
+
+#[test]
+fn a_degree_that_does_not_fit_a_public_model_names_those_that_do() {
+    let refused = |name: &str, options: Options| {
+        let path = repository("examples/models").join(name).join("config.json");
+        let error = load(&path, &options).expect_err("refused").to_string();
+        error.rsplit_once("config.json:").map_or(error.clone(), |(_, rest)| rest.to_owned())
+    };
+    let tp = |tp| Options { tp: Some(tp), ..Options::default() };
+    assert_eq!(
+        refused("qwen2.5-7b", tp(8)),
+        "13:26: `num_attention_heads` = 28 is not divisible by --tp = 8; degrees that fit: 1, 2, 4"
+    );
+    assert_eq!(
+        refused("gpt2", tp(8)),
+        "13:13: `n_head` = 12 is not divisible by --tp = 8; degrees that fit: 1, 2, 3, 4, 6, 12"
+    );
+    assert_eq!(
+        refused("smollm2-135m", tp(9)).split_once(": ").expect("a place").1,
+        "`intermediate_size` = 1536 is not divisible by --tp = 9; degrees that fit: 1, 3"
+    );
+    assert_eq!(
+        refused("mixtral-8x7b", Options { ep: Some(3), ..Options::default() }),
+        "16:24: `num_local_experts` = 8 is not divisible by --ep = 3; degrees that fit: 1, 2, 4, 8"
+    );
+    assert_eq!(
+        refused("gpt2", Options { ep: Some(2), ..Options::default() }),
+        "--ep = 2: the model has no experts; tokens alone are split by --dp"
+    );
+    assert_eq!(
+        refused("gpt2", Options { vocab_parallel: Some(true), ..tp(2) }),
+        "28:17: `vocab_size` = 50257 is not divisible by --tp = 2; degrees that fit: 1"
+    );
+    assert_eq!(
+        refused("gpt2", Options { dp: Some(2), batch: Some(3), ..Options::default() }),
+        "--batch = 3: not divisible by --dp × --ep = 2, over which sequences are split"
+    );
+    assert_eq!(
+        refused("gpt2", Options { sequence_parallel: true, seq: Some(9), ..tp(2) }),
+        "--sequence-parallel = true: 9 tokens are not divisible by --dp × --ep × --tp = 2, over which they are split"
+    );
+}
+
+#[test]
+fn fields_of_families_are_named_as_they_spell_them() {
+    let config = |model: &str, from: &str, to: &str| {
+        let path = repository("tests/goldens/families").join(model).join("config.json");
+        let text = std::fs::read_to_string(path).expect("a golden");
+        assert!(text.contains(from), "{model}: {from}");
+        let found = error("config.json", &text.replace(from, to), &Options::default());
+        found.split_once(": ").expect("a place").1.to_owned()
+    };
+    let table = [
+        ("gpt2", "\"n_head\": 6", "\"n_head\": 5", "`n_embd` = 24 is not divisible by `n_head` = 5"),
+        (
+            "gpt2",
+            "\"scale_attn_by_inverse_layer_idx\": false",
+            "\"scale_attn_by_inverse_layer_idx\": true",
+            "`scale_attn_by_inverse_layer_idx` = `true` is not supported; supported: `false`",
+        ),
+        (
+            "opt",
+            "\"ffn_dim\": 42",
+            "\"ffn_dim\": 0",
+            "`ffn_dim`: invalid value: integer `0`, expected a whole number of at least 1",
+        ),
+        (
+            "gpt_neox",
+            "\"partial_rotary_factor\": 0.5",
+            "\"partial_rotary_factor\": 0.3",
+            "`rotary_pct`: 0.3 of heads of 12 dimensions; expected an even number of them, at least 2",
+        ),
+        (
+            "mixtral",
+            "\"num_experts_per_tok\": 2",
+            "\"num_experts_per_tok\": 5",
+            "`num_experts_per_tok`: impossible size 5; expected 1 to 4",
+        ),
+        ("qwen2", "\"full_attention\",", "", "`layer_types`: 1 types for 2 layers"),
+        (
+            "qwen2",
+            "\"full_attention\",",
+            "\"fool_attention\",",
+            "`layer_types[0]` = `fool_attention` is not supported; supported: `full_attention`, \
+             `sliding_attention`; nearest: `full_attention`",
+        ),
+        (
+            "phi3-long",
+            "\"partial_rotary_factor\": 0.75",
+            "\"partial_rotary_factor\": 0.5",
+            "`rope_scaling.short_factor`: 3 factors; expected 2",
+        ),
+    ];
+    for (model, from, to, expected) in table {
+        assert_eq!(config(model, from, to), expected, "{model}: {to}");
+    }
 }
 
 #[test]

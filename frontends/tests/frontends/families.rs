@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use t3c_frontends::{Graph, Options, Phase, load};
 use t3c_ir::{
-    Context, function,
+    Context, TensorType, function,
     function::Port,
     interpreter::{Interpreter, Tensor, gather, scatter},
+    walk,
 };
 
 use crate::{
@@ -48,35 +49,42 @@ impl Model {
         }
     }
 
-    /// A prompt's rows in one call, then all steps in another: rows write before any reads.
-    fn check_decode(&self) {
+    /// A prompt's rows in one call, then all steps in another: rows write before any reads. Where tokens are split,
+    /// each block has such a sequence.
+    fn check_decode(&self, parallel: &Options) {
         let (tokens, expected) = self.decoded();
         let steps = tokens.len() - PROMPT;
-        let mut caches = Vec::new();
+        let sequences = parallel.dp.unwrap_or(1) * parallel.ep.unwrap_or(1);
+        let mut caches = BTreeMap::new();
         let mut logits = Vec::new();
         for (first, rows) in [(0, PROMPT), (PROMPT, steps)] {
             let options = Options {
                 phase: Phase::Decode,
-                batch: Some(rows as u64),
+                batch: Some(rows as u64 * sequences),
                 seq: Some(tokens.len() as u64),
-                cache_blocks: Some(3),
-                ..Options::default()
+                cache_blocks: Some(3 * sequences),
+                ..parallel.clone()
             };
             let graph = self.graph("config.json", &options);
+            let each = |values: Vec<i32>| values.repeat(sequences as usize);
+            // Blocks that lie out of order, the third of each sequence unused.
+            let table =
+                (0..sequences as i32).flat_map(|sequence| [3 * sequence + 2, 3 * sequence].repeat(rows));
             let data = vec![
-                integers(tokens[first..first + rows].iter().copied()),
-                integers((first..first + rows).map(|position| position as i32)),
-                // Blocks that lie out of order.
-                Tensor::i32([rows as u64, 2], [2, 0].repeat(rows)),
+                integers(each(tokens[first..first + rows].to_vec())),
+                integers(each((first..first + rows).map(|position| position as i32).collect())),
+                Tensor::i32([rows as u64 * sequences, 2], table.collect::<Vec<_>>()),
             ];
-            if caches.is_empty() {
-                caches = empty_caches(&graph);
-            }
-            let mut results = run(&graph, &[data, caches, self.parameters(&graph)].concat());
-            caches = results.split_off(1);
-            logits = results[0].numbers();
+            let caches_in = cache_ports(&graph).into_iter().map(|port| {
+                let zeros = || vec![0.0; port.r#type.elements() as usize];
+                Tensor::f64(port.r#type.shape.clone(), caches.remove(&port.name).unwrap_or_else(zeros))
+            });
+            let inputs = [data, caches_in.collect(), self.parameters(&graph)].concat();
+            caches = partitioned(&graph, passes(&graph, &["t3-shard"], &[]), &inputs);
+            logits = caches.remove("logits").expect("logits");
         }
-        assert_close(self.name, &logits, &expected, 2e-5);
+        let what = format!("{} decodes at {}", self.name, grid(parallel));
+        assert_close(&what, &logits, &expected.repeat(sequences as usize), 2e-5);
     }
 
     /// The sequence that is decoded, and the logits of its steps. Frequencies that depend on the length are those
@@ -106,13 +114,9 @@ impl Model {
         let graph = self.graph("config.json", &options);
         let targets = if rows.is_some() { objective(&self.golden) } else { every_row(&self.golden) };
         let inputs = [packed(&self.golden), targets, self.parameters(&graph)].concat();
-        let passes: &[&str] = if graph.info().tp * graph.info().dp * graph.info().ep > 1 {
-            &["t3-autodiff", "t3-shard"]
-        } else {
-            &["t3-autodiff"]
-        };
+        let passes = passes(&graph, &["t3-autodiff", "t3-shard"], &["t3-autodiff"]);
         let results = partitioned(&graph, passes, &inputs);
-        let what = format!("{} at tp {:?} dp {:?} ep {:?}", self.name, options.tp, options.dp, options.ep);
+        let what = format!("{} at {}", self.name, grid(parallel));
         assert_close(&what, &results["loss"], &self.golden.floats("loss"), 1e-5);
         let mut gradients = BTreeMap::new();
         for parameter in &graph.info().parameters {
@@ -144,16 +148,24 @@ fn every_row(golden: &Numbers) -> Vec<Tensor> {
     vec![integers(0..n), integers(targets), Tensor::f64([n as u64], weights)]
 }
 
-fn empty_caches(graph: &Graph) -> Vec<Tensor> {
+fn cache_ports(graph: &Graph) -> Vec<Port> {
     let context = Context::new();
     let module = graph.build(&context).expect("builds");
     let ports = function::entry(module.op()).and_then(|entry| entry.argument_ports()).expect("ports");
-    let caches = ports.into_iter().filter(|port| port.name.starts_with("cache/"));
-    let zeros = |port: Port| {
-        let count = port.r#type.elements() as usize;
-        Tensor::f64(port.r#type.shape, vec![0.0; count])
-    };
-    caches.map(zeros).collect()
+    ports.into_iter().filter(|port| port.name.starts_with("cache/")).collect()
+}
+
+/// The passes for a graph on several devices, or on one.
+fn passes<'p>(graph: &Graph, several: &'p [&'p str], one: &'p [&'p str]) -> &'p [&'p str] {
+    let info = graph.info();
+    if info.tp * info.dp * info.ep > 1 { several } else { one }
+}
+
+/// The degrees, for messages.
+fn grid(options: &Options) -> String {
+    let [dp, ep, tp] = [options.dp, options.ep, options.tp].map(|degree| degree.unwrap_or(1));
+    let sequence = if options.sequence_parallel { " with sequence parallelism" } else { "" };
+    format!("dp {dp} ep {ep} tp {tp}{sequence}")
 }
 
 /// Results by name, after `passes`, put together from all devices.
@@ -182,35 +194,117 @@ fn tp(tp: u64) -> Options {
     Options { tp: Some(tp), ..Options::default() }
 }
 
+/// Tensor parallelism, and the residual stream split with it.
+fn sp(tp: u64) -> Options {
+    Options { tp: Some(tp), sequence_parallel: true, ..Options::default() }
+}
+
+fn dp(dp: u64, rest: Options) -> Options {
+    Options { dp: Some(dp), ..rest }
+}
+
+fn ep(ep: u64, rest: Options) -> Options {
+    Options { ep: Some(ep), ..rest }
+}
+
 macro_rules! families {
     ($($test:ident: $name:literal, $parallel:expr;)*) => {$(
         #[test]
         fn $test() {
             let model = Model::new($name);
             model.check_logits();
-            model.check_decode();
-            for parallel in [vec![Options::default()], $parallel].concat() {
+            for parallel in [vec![tp(1)], $parallel].concat() {
                 model.check_gradients(&parallel);
+                if !parallel.sequence_parallel {
+                    model.check_decode(&parallel);
+                }
             }
         }
     )*};
 }
 
 families! {
-    gpt2: "gpt2", vec![tp(2)];
-    opt: "opt", vec![];
-    opt_with_norms_after_blocks: "opt-post-norm", vec![tp(2)];
-    gpt_neox: "gpt_neox", vec![tp(2)];
-    gpt_neox_in_sequence: "gpt_neox-sequential", vec![];
-    llama_with_dynamic_frequencies: "llama-dynamic", vec![tp(2)];
-    llama_with_yarn: "llama-yarn", vec![];
-    mistral: "mistral", vec![];
-    qwen2: "qwen2", vec![tp(2)];
-    qwen3: "qwen3", vec![tp(2)];
-    phi3_within_its_first_context: "phi3-short", vec![];
+    gpt2: "gpt2", vec![tp(2), sp(2), dp(2, tp(1)), dp(2, sp(3))];
+    opt: "opt", vec![tp(2), sp(2)];
+    opt_with_norms_after_blocks: "opt-post-norm", vec![tp(2), sp(2)];
+    gpt_neox: "gpt_neox", vec![tp(2), sp(2)];
+    gpt_neox_in_sequence: "gpt_neox-sequential", vec![dp(2, tp(2))];
+    llama_with_dynamic_frequencies: "llama-dynamic", vec![tp(2), sp(6)];
+    llama_with_yarn: "llama-yarn", vec![tp(6)];
+    mistral: "mistral", vec![tp(4), sp(4), dp(2, tp(2))];
+    qwen2: "qwen2", vec![tp(2), sp(2)];
+    qwen3: "qwen3", vec![tp(2), sp(6)];
+    phi3_within_its_first_context: "phi3-short", vec![sp(2)];
     phi3_beyond_it: "phi3-long", vec![tp(2)];
-    gemma2: "gemma2", vec![tp(2)];
-    mixtral: "mixtral", vec![];
-    qwen3_moe: "qwen3_moe", vec![];
-    qwen3_moe_with_shares_that_sum_to_1: "qwen3_moe-normalised", vec![];
+    gemma2: "gemma2", vec![tp(2), dp(2, sp(2))];
+    mixtral: "mixtral", vec![tp(2), sp(2), dp(2, tp(1)), ep(2, tp(1)), ep(2, sp(2))];
+    mixtral_with_balanced_load: "mixtral-balanced", vec![ep(2, tp(1)), dp(2, tp(2))];
+    qwen3_moe: "qwen3_moe", vec![tp(2), ep(2, tp(1))];
+    qwen3_moe_with_shares_that_sum_to_1: "qwen3_moe-normalised", vec![ep(2, tp(1)), tp(2)];
+}
+
+/// With a split vocabulary, whose normaliser is reduced over the devices.
+#[test]
+fn the_z_loss_is_the_mean_square_of_the_normalisers_log() {
+    let model = Model::new("gpt2");
+    let rows = BATCH * (SEQUENCE - 1);
+    let step = |tp: u64, z_loss: Option<f64>| {
+        let options = Options { rows: Some(rows), tp: Some(tp), z_loss, ..options(Phase::Training) };
+        let graph = model.graph("config.json", &options);
+        let inputs = [packed(&model.golden), objective(&model.golden), model.parameters(&graph)].concat();
+        partitioned(&graph, passes(&graph, &["t3-autodiff", "t3-shard"], &["t3-autodiff"]), &inputs)
+    };
+    let (plain, one, two) = (step(1, None), step(1, Some(0.1)), step(2, Some(0.1)));
+    let logits = model.golden.floats("logits");
+    let vocabulary = logits.len() / (BATCH * SEQUENCE) as usize;
+    let predicting = logits
+        .chunks(vocabulary)
+        .enumerate()
+        .filter(|(row, _)| row % SEQUENCE as usize != SEQUENCE as usize - 1);
+    let log_sum = |row: &[f64]| row.iter().map(|logit| logit.exp()).sum::<f64>().ln();
+    let z: f64 = predicting.map(|(_, row)| log_sum(row).powi(2)).sum::<f64>() / rows as f64;
+    assert_close("loss", &one["loss"], &[plain["loss"][0] + 0.1 * z], 1e-6);
+    for (name, gradient) in &one {
+        assert_close(name, &two[name], gradient, 1e-9);
+    }
+    assert_ne!(one["grad/transformer.wte.weight"], plain["grad/transformer.wte.weight"]);
+}
+
+/// Collectives of one kind on activations `[tokens, hidden]`, in the layer's forward and backward.
+fn collectives(name: &'static str, parallel: &Options, kind: &str) -> [usize; 2] {
+    let model = Model::new(name);
+    let options = Options {
+        tp: parallel.tp,
+        sequence_parallel: parallel.sequence_parallel,
+        ..options(Phase::Training)
+    };
+    let graph = model.graph("config.json", &options);
+    let context = Context::new();
+    let mut module = graph.build(&context).expect("builds");
+    t3c_passes::run_passes(&mut module, &["t3-autodiff", "t3-shard"], &mut Vec::new())
+        .unwrap_or_else(|error| panic!("{error}"));
+    ["layer", "layer_backward"].map(|function| {
+        let layer = function::function(module.op(), function).expect("a function");
+        let operations = walk::operations(layer.body().expect("a body"));
+        let wanted = operations.iter().filter(|operation| {
+            let rank = operation.result(0).ok().and_then(|value| TensorType::of(value.into()).ok());
+            walk::name(**operation) == kind && rank.is_some_and(|r#type| r#type.shape.len() == 2)
+        });
+        wanted.count()
+    })
+}
+
+#[test]
+fn a_parallel_residual_reduces_three_times() {
+    assert_eq!(collectives("gpt_neox", &tp(2), "shard.all_reduce"), [1, 2]);
+    assert_eq!(collectives("gpt_neox-sequential", &tp(2), "shard.all_reduce"), [2, 2]);
+}
+
+#[test]
+fn sequence_parallelism_gathers_and_scatters_around_norms() {
+    for name in ["gpt2", "llama-yarn", "phi3-short"] {
+        assert_eq!(collectives(name, &sp(2), "shard.all_reduce"), [0, 0], "{name}");
+        assert_eq!(collectives(name, &sp(2), "shard.reduce_scatter"), [2, 2], "{name}");
+        assert_eq!(collectives(name, &sp(2), "shard.all_gather"), [2, 4], "{name}");
+    }
 }

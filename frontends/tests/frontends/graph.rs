@@ -67,7 +67,7 @@ fn small() -> graph::Model {
         dtype: graph::DType::F32,
         sizes: Default::default(),
         parallelism: None,
-        inputs: vec![Input { name: "x".into(), shape: shape(&[4, 6]), dtype: None }],
+        inputs: vec![Input { name: "x".into(), shape: shape(&[4, 6]), dtype: None, shard: None }],
         parameters: vec![ParameterSpec { name: "w".into(), shape: shape(&[8, 6]), shard: None }],
         blocks: Default::default(),
         ops: vec![Op::Contract {
@@ -77,6 +77,7 @@ fn small() -> graph::Model {
             name: None,
         }],
         outputs: vec!["y".into()],
+        loss: None,
     }
 }
 

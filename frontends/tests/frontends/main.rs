@@ -5,6 +5,7 @@ mod families;
 mod goldens;
 mod gradients;
 mod graph;
+mod graph_ops;
 mod modules;
 mod objectives;
 mod properties;

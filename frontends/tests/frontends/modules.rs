@@ -51,6 +51,55 @@ fn public_configurations_build_in_every_phase() {
 }
 
 #[test]
+fn public_configurations_have_their_published_sizes() {
+    let published = [
+        ("gpt2", 124_439_808),
+        ("pythia-1.4b", 1_414_647_808),
+        ("qwen2.5-7b", 7_615_616_512),
+        ("mistral-7b", 7_241_732_096),
+        ("gemma-2-9b", 9_241_705_984),
+        ("mixtral-8x7b", 46_702_792_704),
+        ("phi-3-mini", 3_821_079_552),
+        ("qwen3-30b-a3b", 30_532_122_624),
+    ];
+    for (name, parameters) in published {
+        let path = repository("examples/models").join(name);
+        let graph = load(&path, &Options::default()).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(graph.info().parameter_count(), parameters, "{name}");
+    }
+}
+
+#[test]
+fn public_configurations_build_on_grids() {
+    let grid = |tp, dp, ep, sequence_parallel| Options {
+        tp: Some(tp),
+        dp: Some(dp),
+        ep: Some(ep),
+        sequence_parallel,
+        ..Options::default()
+    };
+    let cases = [
+        ("gpt2", grid(4, 1, 1, false)),
+        ("pythia-1.4b", grid(8, 2, 1, true)),
+        ("qwen2.5-7b", grid(4, 1, 1, true)),
+        ("gemma-2-9b", grid(16, 1, 1, false)),
+        ("mixtral-8x7b", grid(4, 2, 8, true)),
+        ("phi-3-mini", grid(8, 1, 1, false)),
+        ("qwen3-30b-a3b", grid(8, 1, 16, false)),
+    ];
+    for (name, options) in cases {
+        let batch = options.dp.unwrap_or(1) * options.ep.unwrap_or(1);
+        for phase in [Phase::Prefill, Phase::Decode] {
+            // Sequence parallelism splits the rows of a step.
+            let rows = if phase == Phase::Decode { 8 * batch } else { batch };
+            let options = Options { phase, batch: Some(rows), seq: Some(56), ..options.clone() };
+            let (arguments, _) = ports(&format!("examples/models/{name}"), &options);
+            assert_eq!(arguments[..2], ["tokens", "position"]);
+        }
+    }
+}
+
+#[test]
 fn an_rl_step_has_its_inputs() {
     let rl = |objective| Options { objective, temperature: Some(0.7), ..options(Phase::Training) };
     let (arguments, results) = ports("tests/goldens/llama/tied", &rl(PORTOOL));

@@ -357,6 +357,34 @@ mod tests {
             }
         }
 
+        /// Direct maps on real numbers: the owner's slots hold one contribution of every device, whatever the extents.
+        #[test]
+        fn slots_hold_every_contribution_once(devices in 2u32..18, extent in 1u64..200, block in 1u64..9, exchange: bool) {
+            let mut fused = crate::testing::fused(&[extent, 1], 0, block, devices);
+            fused.chunks = match exchange {
+                true => configure_all_to_all(devices),
+                false => configure_direct_reduce_scatter(devices),
+            };
+            tracked_blocks_fire_once(&fused, devices).unwrap();
+            let n = devices as usize;
+            let mut slots = vec![vec![0; n]; n];
+            for (device, chunk) in (0..n).flat_map(|d| fused.chunks.iter().map(move |c| (d, c))) {
+                let owner = match chunk.store {
+                    Store::Local => device,
+                    Store::Remote(k) => (device + k as usize) % n,
+                };
+                prop_assert_eq!(chunk.index(device as u32, devices) as usize, owner);
+                slots[owner][device] += 1;
+            }
+            prop_assert!(slots.iter().flatten().all(|&stores| stores == 1));
+            // In each step of production, every owner is stored to by one device.
+            for chunk in &fused.chunks {
+                let mut owners: Vec<u32> = (0..devices).map(|d| chunk.index(d, devices)).collect();
+                owners.sort_unstable();
+                prop_assert!(owners.into_iter().eq(0..devices));
+            }
+        }
+
         /// Any single change of a threshold, a distance or a trigger of the ring is noticed.
         #[test]
         fn no_mutation_passes(devices in 2u32..18, at in 0usize..17, kind in 0..3, direct: bool) {

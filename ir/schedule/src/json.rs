@@ -131,6 +131,65 @@ mod tests {
         assert_eq!(from_json(&to_json(&schedule).unwrap()).unwrap(), schedule);
     }
 
+    /// A gather with a reader, an all-to-all of padded rows, and a transfer.
+    fn every_other_step() -> crate::Schedule {
+        use crate::*;
+        let mut schedule = testing::gemm_reduce_scatter(8, 6, 4, 4);
+        let program = &mut schedule.programs[0];
+        let gather = |kind, input, output, concatenate| Collective {
+            kind,
+            axes: vec![0],
+            dimension: if kind == CollectiveKind::AllToAll { 1 } else { 0 },
+            concatenate,
+            reduction: Reduction::Sum,
+            bytes: 0,
+            algorithm: Algorithm::Ring,
+            input,
+            output,
+        };
+        let buffer =
+            |shape: &[u64]| Buffer { name: "b".into(), element: Element::F16, shape: shape.to_vec() };
+        program.buffers = vec![buffer(&[2, 4]), buffer(&[8, 4]), buffer(&[8, 4]), buffer(&[32, 1])];
+        (program.arguments, program.results) = (vec![0], vec![3]);
+        let collective = Collective { bytes: 64, ..gather(CollectiveKind::AllGather, 0, 1, None) };
+        let copy = Compute { work: Work::Copy, kernel: None, reads: vec![1], writes: vec![2] };
+        let arrivals = configure_arrivals(CollectiveKind::AllGather, Algorithm::Ring, 4).unwrap();
+        let consume = Consume { collective, dimension: 0, arrivals, block: 2, consumers: vec![copy] };
+        let exchange = Collective { bytes: 40, ..gather(CollectiveKind::AllToAll, 2, 3, Some(0)) };
+        let kinds = [
+            StepKind::Consume(consume),
+            StepKind::Transfer { to: 1, buffer: 2 },
+            StepKind::Collective(exchange),
+        ];
+        let step = |(id, kind)| Step { id, after: vec![], location: "here".into(), kind };
+        program.steps = kinds.into_iter().enumerate().map(step).collect();
+        connect(&mut schedule);
+        schedule
+    }
+
+    #[test]
+    fn consumed_gathers_exchanges_and_transfers_are_read_again_too() {
+        let schedule = every_other_step();
+        crate::verify(&schedule).unwrap();
+        assert_eq!(from_json(&to_json(&schedule).unwrap()).unwrap(), schedule);
+        let expected = "\
+  0: consume %1:8x4xf16 = all_gather %0:2x4xf16 over tp along 0, blocks of 2 // here
+      part d+0: own, to +3
+      part d+1: from +1, to +3
+      part d+2: from +1, to +3
+      part d+3: from +1
+      %2:8x4xf16 = copy %1:8x4xf16
+  1 after 0: send %2:8x4xf16 to +1 // here
+  2 after 1: %3:32x1xf16 = all_to_all %2:8x4xf16 over tp along 1 to 0, 40 of 64 bytes // here
+";
+        assert!(schedule.to_string().ends_with(expected), "{schedule}");
+        let mut broken = schedule;
+        let crate::StepKind::Consume(consume) = &mut broken.programs[0].steps[0].kind else { unreachable!() };
+        consume.arrivals.swap(0, 1);
+        let error = crate::verify(&broken).unwrap_err().to_string();
+        assert_eq!(error, "program `main`, step 0 (here): a device's own part must come first, from itself");
+    }
+
     #[test]
     fn errors_name_the_field() {
         assert_eq!(

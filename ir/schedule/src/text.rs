@@ -162,7 +162,11 @@ fn collective(schedule: &Schedule, program: &Program, collective: &Collective) -
         .iter()
         .map(|&axis| schedule.grid.axes.get(axis).map_or("?", |axis| axis.name.as_str()))
         .collect();
-    let to = collective.concatenate.map_or(String::new(), |to| format!(" to {to}"));
+    let mut to = collective.concatenate.map_or(String::new(), |to| format!(" to {to}"));
+    let whole = program.buffers.get(collective.input).map_or(0, Buffer::bytes);
+    if collective.kind == CollectiveKind::AllToAll && collective.bytes < whole {
+        to += &format!(", {} of {whole} bytes", collective.bytes);
+    }
     format!(
         "{} = {} {} over {} along {}{to}",
         list(program, &[collective.output]),

@@ -60,7 +60,7 @@ pub struct Interpreter<'c, 'a> {
     grid: Grid,
     widen: bool,
     functions: HashMap<String, Function<'c, 'a>>,
-    structured: RefCell<HashMap<usize, Rc<Structured<'c, 'a>>>>,
+    structured: RefCell<HashMap<usize, Rc<[Structured<'c, 'a>]>>>,
 }
 
 /// The values of one function's execution.
@@ -192,7 +192,7 @@ impl<'c, 'a> Interpreter<'c, 'a> {
 
     fn operation(&self, operation: Op<'c, 'a>, scope: &mut Scope) -> Result<Vec<Lanes>, Error> {
         if Generic::is(operation) {
-            return Ok(vec![self.structured(operation, scope)?]);
+            return self.structured(operation, scope);
         }
         if let Some(collective) = Collective::cast(operation) {
             let input = self.lanes(operation, collective.input()?, scope)?;
@@ -223,8 +223,17 @@ impl<'c, 'a> Interpreter<'c, 'a> {
         }
     }
 
-    fn structured(&self, operation: Op<'c, 'a>, scope: &Scope) -> Result<Lanes, Error> {
-        let structured = self.compiled(operation)?;
+    fn structured(&self, operation: Op<'c, 'a>, scope: &Scope) -> Result<Vec<Lanes>, Error> {
+        let results = self.compiled(operation)?;
+        results.iter().map(|structured| self.result(operation, structured, scope)).collect()
+    }
+
+    fn result(
+        &self,
+        operation: Op<'c, 'a>,
+        structured: &Structured<'c, 'a>,
+        scope: &Scope,
+    ) -> Result<Lanes, Error> {
         let generic = &structured.generic;
         let find = |value: &Val<'c, 'a>| self.lanes(operation, *value, scope);
         let inputs = generic.inputs.iter().map(find).collect::<Result<Vec<_>, _>>()?;
@@ -244,20 +253,20 @@ impl<'c, 'a> Interpreter<'c, 'a> {
             .collect()
     }
 
-    fn compiled(&self, operation: Op<'c, 'a>) -> Result<Rc<Structured<'c, 'a>>, Error> {
+    fn compiled(&self, operation: Op<'c, 'a>) -> Result<Rc<[Structured<'c, 'a>]>, Error> {
         let key = ffi::op_key(operation);
         if let Some(found) = self.structured.borrow().get(&key) {
             return Ok(Rc::clone(found));
         }
-        let generic = Generic::read(operation)?;
-        let operands = generic
-            .inputs
-            .iter()
-            .chain([&generic.init])
-            .map(|value| self.type_of(*value))
-            .collect::<Result<Vec<_>, _>>()?;
-        let program = LoopProgram::new(&generic, &operands, self.widen);
-        let structured = Rc::new(Structured { generic, program });
+        let compile = |generic: Generic<'c, 'a>| {
+            let operands = generic.inputs.iter().chain([&generic.init]).map(|value| self.type_of(*value));
+            let operands = operands.collect::<Result<Vec<_>, _>>()?;
+            let program = LoopProgram::new(&generic, &operands, self.widen);
+            Ok(Structured { generic, program })
+        };
+        let compiled =
+            Generic::read_all(operation)?.into_iter().map(compile).collect::<Result<Vec<_>, Error>>()?;
+        let structured: Rc<[_]> = compiled.into();
         self.structured.borrow_mut().insert(key, Rc::clone(&structured));
         Ok(structured)
     }

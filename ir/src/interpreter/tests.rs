@@ -266,3 +266,47 @@ fn calls_share_their_compiled_bodies() {
     assert_eq!(numbers(&out[0]), [4.0, 8.0, 12.0]);
     assert_eq!(interpreter.structured.borrow().len(), 1);
 }
+
+/// Sum and maximum of one pass, and two elementwise results of which one reads the other's initial value.
+#[test]
+fn several_results_are_computed_apart() {
+    let source = r#"
+#id = affine_map<(n) -> (n)>
+#none = affine_map<(n) -> ()>
+func.func @f(%x: tensor<3xf64>, %y: tensor<3xf64>, %s: tensor<f64>, %m: tensor<f64>) -> (tensor<f64>, tensor<f64>, tensor<3xf64>, tensor<3xf64>) {
+  %0:2 = linalg.generic {indexing_maps = [#id, #none, #none], iterator_types = ["reduction"]} ins(%x : tensor<3xf64>) outs(%s, %m : tensor<f64>, tensor<f64>) {
+  ^bb0(%i: f64, %a: f64, %b: f64):
+    %sum = arith.addf %a, %i : f64
+    %max = arith.maximumf %b, %i : f64
+    linalg.yield %sum, %max : f64, f64
+  } -> (tensor<f64>, tensor<f64>)
+  %1:2 = linalg.generic {indexing_maps = [#id, #id, #id], iterator_types = ["parallel"]} ins(%x : tensor<3xf64>) outs(%x, %y : tensor<3xf64>, tensor<3xf64>) {
+  ^bb0(%i: f64, %a: f64, %b: f64):
+    %product = arith.mulf %i, %b : f64
+    %twice = arith.addf %i, %i : f64
+    linalg.yield %product, %twice : f64, f64
+  } -> (tensor<3xf64>, tensor<3xf64>)
+  return %0#0, %0#1, %1#0, %1#1 : tensor<f64>, tensor<f64>, tensor<3xf64>, tensor<3xf64>
+}"#;
+    let inputs = vec![
+        Tensor::f64([3], [1.0, 5.0, -2.0]),
+        Tensor::f64([3], [3.0, 4.0, 5.0]),
+        Tensor::f64([], [10.0]),
+        Tensor::f64([], [2.0]),
+    ];
+    let results = parse_and_run(source, &[inputs]).unwrap().remove(0);
+    let found: Vec<Vec<f64>> = results.iter().map(numbers).collect();
+    let expected = [vec![14.0], vec![5.0], vec![3.0, 20.0, -10.0], vec![2.0, 10.0, -4.0]];
+    assert_eq!(found, expected);
+    let coupled = source.replace("arith.maximumf %b, %i", "arith.maximumf %b, %a");
+    let error = parse_and_run(
+        &coupled,
+        &[vec![
+            Tensor::f64([3], [1.0; 3]),
+            Tensor::f64([3], [1.0; 3]),
+            Tensor::f64([], [0.0]),
+            Tensor::f64([], [0.0]),
+        ]],
+    );
+    assert!(error.unwrap_err().to_string().contains("depend on each other"));
+}

@@ -42,8 +42,7 @@ impl Costs<'_> {
                 bytes(graph, *x) + (r#type.elements() * r#type.element.bytes()) as f64
             }
             Term::Cut([k, x]) => {
-                let elements: u64 =
-                    graph.analysis.cuts[number(graph, *k) as usize].sizes.iter().product();
+                let elements: u64 = graph.analysis.cuts[number(graph, *k) as usize].sizes.iter().product();
                 2.0 * (elements * type_of(graph, *x).element.bytes()) as f64
             }
             Term::Map(operands) => {

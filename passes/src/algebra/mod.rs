@@ -76,10 +76,7 @@ impl egg::Analysis<Term> for Tables {
 
     fn merge(&mut self, known: &mut Facts, other: Facts) -> DidMerge {
         match (known, other) {
-            (
-                Facts::Tensor { same: known, r#type },
-                Facts::Tensor { same: other, r#type: other_type },
-            ) => {
+            (Facts::Tensor { same: known, r#type }, Facts::Tensor { same: other, r#type: other_type }) => {
                 debug_assert_eq!(*r#type, other_type, "equal terms have one type");
                 let both = *known | other;
                 let changed = DidMerge(both != *known, both != other);

@@ -9,7 +9,8 @@ pub fn linear(body: &ScalarBody) -> Option<Vec<f64>> {
     if !matches!(element, Element::F64 | Element::F32 | Element::F16 | Element::Bf16) {
         return None;
     }
-    if body.args[..arguments].iter().chain(body.insts.iter().map(|inst| &inst.element)).any(|e| *e != element) {
+    if body.args[..arguments].iter().chain(body.insts.iter().map(|inst| &inst.element)).any(|e| *e != element)
+    {
         return None;
     }
     let unit = |index: usize| Form::Linear((0..arguments).map(|i| f64::from(u8::from(i == index))).collect());

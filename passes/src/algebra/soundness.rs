@@ -55,7 +55,8 @@ impl Sampler {
 
     /// A number below `bound`.
     pub fn below(&mut self, bound: usize) -> usize {
-        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.state =
+            self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((self.state >> 33) as usize) % bound.max(1)
     }
 
@@ -311,13 +312,20 @@ impl Sampler {
                 false => Tensor::random(&leaf.r#type, seed).unwrap(),
             }
         };
-        let values = |device| self.tables.values.iter().enumerate().map(move |(n, leaf)| input(device, n, leaf));
+        let values =
+            |device| self.tables.values.iter().enumerate().map(move |(n, leaf)| input(device, n, leaf));
         (0..grid.devices()).map(|device| values(device).collect()).collect()
     }
 }
 
 /// What the chosen terms compute, on every device.
-fn interpret(context: &Context, sampler: &Sampler, graph: &Graph, choice: &Choice, root: Id) -> Vec<Vec<f64>> {
+fn interpret(
+    context: &Context,
+    sampler: &Sampler,
+    graph: &Graph,
+    choice: &Choice,
+    root: Id,
+) -> Vec<Vec<f64>> {
     let location = Location::unknown(context.mlir());
     let module = context.module(location);
     add_grid(&module, "grid", &sampler.grid()).unwrap();
@@ -417,7 +425,8 @@ fn a_wrong_rule_is_caught() {
         format!("(gather {g} {d} (slice {g} {d} {x}))")
     };
     let forms = super::rules::one("(gather ?g ?d (slice ?g ?d ?x))", "?x");
-    let rule = Rule { name: "wrong", exactness: Exactness::Exact, forms, given: super::rules::always, sample };
+    let rule =
+        Rule { name: "wrong", exactness: Exactness::Exact, forms, given: super::rules::always, sample };
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&context, &rule, 0)));
     assert!(outcome.is_err());
 }

@@ -133,9 +133,14 @@ impl<'c, 'a> Activity<'c, 'a> {
             _ => operands,
         };
         if Generic::is(operation)
-            && let Ok(generic) = Generic::read(operation)
+            && let Ok(generics) = Generic::read_all(operation)
         {
-            sources.extend(generic.captures);
+            let of = |generic: Generic<'c, 'a>| {
+                let all = generic.inputs.into_iter().chain([generic.init]).chain(generic.captures);
+                all.filter(|source| is_float(*source)).collect()
+            };
+            let results = operation.results().map(Into::into).zip(generics.into_iter().map(of));
+            return results.filter(|(result, _)| is_float(*result)).collect();
         }
         sources.retain(|source| is_float(*source));
         results.into_iter().map(|result| (result, sources.clone())).collect()

@@ -7,9 +7,9 @@ use t3c_ir::{
     interpreter::{Interpreter, Tensor, gather, scatter},
 };
 
-use super::{Autodiff, differentiate};
+use super::{Autodiff, Remat, differentiate};
 use crate::{
-    optimizer::{AdamW, append},
+    optimizer::{AdamW, Decay, Optimizer, Rule, append},
     shard::partition,
 };
 
@@ -50,6 +50,7 @@ fn input(port: &Port, seed: u64) -> Tensor {
         "a_plus" | "weight" => scaled(0.4, 0.5),
         "a_minus" => scaled(0.4, -0.5),
         "lr" => Tensor::f64([], [0.01]),
+        "apply" => Tensor::f64([], [1.0]),
         "bias1" => Tensor::f64([], [0.19]),
         "bias2" => Tensor::f64([], [0.002]),
         name if name.starts_with("v/") => scaled(0.01, 0.02),
@@ -106,15 +107,22 @@ fn a_training_step_of_two_layers_has_the_gradients_of_its_loss() {
     }
 }
 
-/// AdamW's step included: every result of every device is the part of the whole step's result.
+/// The optimizer's step included: every result of every device is the part of the whole step's result.
 #[test]
 fn a_partitioned_training_step_equals_the_whole() {
-    for (objective, tied, tp) in [(Objective::Lm, false, 2), (portool(), true, 3)] {
+    let adamw = Optimizer { keep_gradients: true, ..Optimizer::default() };
+    let rule = Rule::Sgd { momentum: 0.9, nesterov: true };
+    let accumulated = Optimizer { rule, accumulate: true, decay: Decay::Matrices, ..adamw.clone() };
+    for (objective, tied, tp, remat, optimizer) in [
+        (Objective::Lm, false, 2, Remat::Full, &adamw),
+        (portool(), true, 3, Remat::Attention, &adamw),
+        (Objective::Lm, true, 2, Remat::None, &accumulated),
+    ] {
         let context = Context::new();
         let step = |tp| {
             let module = training(&context, objective.clone(), tied, tp);
-            differentiate(module.op(), &Autodiff::default()).unwrap();
-            append(module.op(), &AdamW { keep_gradients: true, ..AdamW::default() }).unwrap();
+            differentiate(module.op(), &Autodiff { remat, ..Autodiff::default() }).unwrap();
+            append(module.op(), optimizer).unwrap();
             module.verify().unwrap();
             module
         };
@@ -148,7 +156,41 @@ fn a_partitioned_training_step_equals_the_whole() {
     }
 }
 
-/// A layer's four sub-layers: two in the forward, and two in the backward, fed by two and by three products.
+/// A partitioned program, differentiated by the adjoints of its collectives, has the gradients of the whole.
+#[test]
+fn partitioning_before_differentiating_gives_the_same_gradients() {
+    let context = Context::new();
+    let (whole, parts) = (training(&context, portool(), true, 1), training(&context, portool(), true, 2));
+    let inputs = inputs(&whole);
+    differentiate(whole.op(), &Autodiff::default()).unwrap();
+    let expected = Interpreter::new(whole.op()).widened().run_one("training", &inputs).unwrap();
+    partition(parts.op()).unwrap();
+    differentiate(parts.op(), &Autodiff::default()).unwrap();
+    parts.verify().unwrap();
+    let entry = function::entry(parts.op()).unwrap();
+    let interpreter = Interpreter::new(parts.op()).widened();
+    let mut local = vec![Vec::new(); 2];
+    for (port, input) in entry.argument_ports().unwrap().iter().zip(&inputs) {
+        let pieces = scatter(input, &port.splits(), interpreter.grid()).unwrap();
+        local.iter_mut().zip(pieces).for_each(|(all, piece)| all.push(piece));
+    }
+    let found = interpreter.run("training", &local).unwrap();
+    for (index, port) in entry.result_ports().unwrap().iter().enumerate() {
+        let pieces: Vec<Tensor> = found.iter().map(|results| results[index].clone()).collect();
+        let whole = gather(&pieces, &port.splits(), interpreter.grid())
+            .unwrap_or_else(|error| panic!("{}: {error}", port.name));
+        for (found, expected) in whole.numbers().iter().zip(expected[index].numbers()) {
+            assert!(
+                (found - expected).abs() <= 1e-10 * (1.0 + expected.abs()),
+                "{}: {found} {expected}",
+                port.name
+            );
+        }
+    }
+}
+
+/// A layer's four sub-layers: two in the forward, and two in the backward, fed by two and by three products. And what
+/// the split vocabulary sums: rows of the embedding, the softmax's two sums, the gradient of what the head reads.
 #[test]
 fn forward_and_backward_fuse_and_keep_their_bits() {
     let context = Context::new();
@@ -169,9 +211,10 @@ fn forward_and_backward_fuse_and_keep_their_bits() {
         assert!(remarks.contains(feeding), "{remarks}");
     }
     let text = fused.text(false);
-    assert_eq!(text.matches("= t3.track_and_trigger").count(), 4, "{remarks}");
-    // What is left is the norm of the gradients: one scalar, however many parameters are partitioned.
-    assert_eq!(text.matches("shard.all_reduce").count(), 1);
+    assert_eq!(text.matches("= t3.track_and_trigger").count(), 8, "{remarks}");
+    // What is left is the softmax's maximum and the norm of the gradients: one scalar, however many parameters are
+    // partitioned.
+    assert_eq!(text.matches("shard.all_reduce").count(), 2);
     let ports = function::entry(fused.op()).unwrap().argument_ports().unwrap();
     let interpreter = Interpreter::new(fused.op());
     let local = |device: u64| -> Vec<Tensor> {

@@ -2,7 +2,7 @@
 //! loops, with the map of input `k` as output map; loops absent from it become reductions.
 
 use t3c_ir::{
-    Builder, Error, Generic, Iterator, Op, Ref, ScalarBody, ScalarOp, TensorType, Val, ffi,
+    Builder, Element, Error, Generic, Iterator, Op, Ref, ScalarBody, ScalarOp, TensorType, Val, ffi,
     generic::{scalar_op, splat_value},
     walk,
 };
@@ -17,15 +17,15 @@ pub struct Rule<'c, 'a> {
     gradient: Val<'c, 'a>,
 }
 
-/// A structured operation, or elementwise work on tensors read as one.
+/// A structured operation, or elementwise work on tensors read as one; one a result, and none where it is neither.
 ///
 /// # Errors
-/// When it is neither.
-pub fn read<'c, 'a>(operation: Op<'c, 'a>) -> Result<Option<Generic<'c, 'a>>, Error> {
+/// When a structured operation cannot be read.
+pub fn read<'c, 'a>(operation: Op<'c, 'a>) -> Result<Vec<Generic<'c, 'a>>, Error> {
     if Generic::is(operation) {
-        return Generic::read(operation).map(Some);
+        return Generic::read_all(operation);
     }
-    let Some(op) = scalar_op(operation, &walk::name(operation)) else { return Ok(None) };
+    let Some(op) = scalar_op(operation, &walk::name(operation)) else { return Ok(vec![]) };
     use melior::ir::operation::OperationLike;
     let inputs: Vec<Val<'c, 'a>> = operation.operands().collect();
     let result = TensorType::of(operation.result(0)?.into())?;
@@ -36,8 +36,8 @@ pub fn read<'c, 'a>(operation: Op<'c, 'a>) -> Result<Option<Generic<'c, 'a>>, Er
     let arguments: Vec<Ref> = (0..inputs.len()).map(Ref::Arg).collect();
     let value = body.push(op, &arguments, result.element);
     let rank = result.shape.len();
-    let Some(&init) = inputs.first() else { return Ok(None) };
-    Ok(Some(Generic {
+    let Some(&init) = inputs.first() else { return Ok(vec![]) };
+    Ok(vec![Generic {
         init,
         maps: types.iter().chain([&result]).map(|r#type| (0..r#type.shape.len()).collect()).collect(),
         iterators: vec![Iterator::Parallel; rank],
@@ -46,7 +46,7 @@ pub fn read<'c, 'a>(operation: Op<'c, 'a>) -> Result<Option<Generic<'c, 'a>>, Er
         captures: vec![],
         inputs,
         result,
-    }))
+    }])
 }
 
 impl<'c, 'a> Rule<'c, 'a> {
@@ -78,11 +78,9 @@ impl<'c, 'a> Rule<'c, 'a> {
             return Ok(());
         }
         Err(self.refuse(match self.generic.body.combiner() {
-            Some((ScalarOp::MaxF | ScalarOp::MinF, _)) => {
-                "the gradient of a maximum over a loop is ambiguous at ties; mark it `t3.stop_gradient` where \
-                 what uses it does not depend on it (as the row maximum of a softmax)"
+            Some((ScalarOp::MulF, _)) => {
+                "a product over a loop has no gradient rule; take the sum of logarithms"
             }
-            Some((ScalarOp::MulF, _)) => "a product over a loop has no gradient rule; take the sum of logarithms",
             _ => "the body is no sum into its output; split it into elementwise work and a sum",
         }))
     }
@@ -151,7 +149,7 @@ impl<'c, 'a> Rule<'c, 'a> {
             return self.operand(same, forward).map(Some);
         }
         let shape: Vec<u64> = target.iter().map(|&index| generic.extents[index]).collect();
-        let result = TensorType::new(shape, generic.body.args[k]);
+        let wanted = TensorType::new(shape, generic.body.args[k]);
         let operands = self.operands(&body, target);
         let reduces = target.len() < generic.extents.len();
         if !reduces
@@ -159,8 +157,12 @@ impl<'c, 'a> Rule<'c, 'a> {
             && let [Ref::Inst(index)] = *body.yields.as_slice()
             && let ScalarOp::Const(number) = body.insts[index].op
         {
-            return Ok(Some(b.fill(number, &result)?));
+            return Ok(Some(b.fill(number, &wanted)?));
         }
+        // Products accumulate as their kernels do; other sums of narrow numbers are taken in f32.
+        let sums_wide = reduces && is_narrow(wanted.element) && !is_product(&body);
+        let element = if sums_wide { Element::F32 } else { wanted.element };
+        let result = TensorType::new(wanted.shape.clone(), element);
         let order = loop_order(target, generic.extents.len());
         let mut captures = Vec::new();
         let body = self.rebuild(&body, &operands, &order, &result, reduces, &mut captures);
@@ -182,7 +184,15 @@ impl<'c, 'a> Rule<'c, 'a> {
             captures: captures.into_iter().map(&mut *forward).collect::<Result<_, _>>()?,
             result,
         };
-        Ok(Some(b.generic(&gradient)?))
+        let sum = b.generic(&gradient)?;
+        if !sums_wide {
+            return Ok(Some(sum));
+        }
+        let dims: String = ('a'..='z').take(target.len()).collect();
+        b.structured(&format!("{dims}->{dims}"), &[sum], wanted.element, 0.0, |body| {
+            body.push(ScalarOp::FloatCast, &[Ref::Arg(0)], wanted.element)
+        })
+        .map(Some)
     }
 
     /// The arguments of the derivative (0 is the incoming gradient) that the new operation takes: those that it
@@ -257,15 +267,35 @@ impl<'c, 'a> Rule<'c, 'a> {
         captures.extend(taken.into_iter().map(|capture| self.generic.captures[capture]));
         let mut new = ScalarBody::new(args);
         let value = new.inline(&moved, &arguments)[0];
+        let value = if new.element(value) == result.element {
+            value
+        } else {
+            new.push(ScalarOp::FloatCast, &[value], result.element)
+        };
         let value = if reduces { new.add(output, value) } else { value };
         new.yield_(value)
     }
+}
+
+fn is_narrow(element: Element) -> bool {
+    matches!(element, Element::Bf16 | Element::F16)
+}
+
+/// Whether a body is the product of two of its arguments.
+fn is_product(body: &ScalarBody) -> bool {
+    matches!(body.insts.as_slice(), [inst] if inst.op == ScalarOp::MulF)
 }
 
 /// The loops of the target first, in its order; then the reductions.
 fn loop_order(target: &[usize], loops: usize) -> Vec<usize> {
     let rest = (0..loops).filter(|index| !target.contains(index));
     target.iter().copied().chain(rest).collect()
+}
+
+/// Whether a value is no tensor: offsets and other scalars are computed again rather than kept.
+pub fn is_scalar(value: Val<'_, '_>) -> bool {
+    use melior::ir::{TypeLike, ValueLike};
+    !value.r#type().is_ranked_tensor()
 }
 
 /// Whether a value is a constant everywhere; such values are built anew rather than kept.

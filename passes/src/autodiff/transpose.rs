@@ -1,19 +1,20 @@
 //! Walks a function backwards and writes the gradient of each operation.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use melior::ir::{BlockLike, Location, ValueLike, operation::OperationLike};
 use t3c_ir::{
-    Blk, Builder, Error, Op, TensorType, Val,
-    attributes::named,
-    ffi,
+    Blk, Builder, Error, Generic, Op, TensorType, Val, ffi,
     function::{self, Function},
-    units::{self, Unit, UnitKind},
+    views::Collective,
     walk,
 };
 
 use super::{
     activity::{Activity, operations},
+    extremum,
+    remat::Keep,
+    spmd::Variation,
     structured::{self, Rule},
 };
 
@@ -43,10 +44,10 @@ pub enum Captured {
 
 /// Where the gradient of one function is being written.
 pub struct Transpose<'t, 'c, 'a> {
-    module: Op<'c, 'a>,
+    pub(super) module: Op<'c, 'a>,
     callees: &'t HashMap<String, Callee>,
     active: HashSet<usize>,
-    b: Builder<'c, 'a>,
+    pub(super) b: Builder<'c, 'a>,
     /// The block of the backward function; `None` where the gradient stands in the function itself.
     block: Option<Blk<'c, 'a>>,
     /// Forward values at the place of the gradient.
@@ -54,7 +55,32 @@ pub struct Transpose<'t, 'c, 'a> {
     /// Forward values that became arguments of the backward function, in order.
     pub captured: Vec<Val<'c, 'a>>,
     /// Gradients by value, the last use's first.
-    gradients: HashMap<usize, Vec<Val<'c, 'a>>>,
+    gradients: HashMap<usize, Vec<Part<'c, 'a>>>,
+    /// Which forward values the backward keeps.
+    keep: Keep<'t>,
+    /// On which grid axes values differ between devices.
+    pub(super) variation: &'t Variation,
+    /// The axes on which what is being transposed differs between devices.
+    pub(super) reach: BTreeSet<usize>,
+    /// Values of the forward function itself, none that live inside its operations.
+    top: HashSet<usize>,
+}
+
+/// A contribution to a gradient.
+#[derive(Clone, Debug)]
+struct Part<'c, 'a> {
+    value: Val<'c, 'a>,
+    /// The grid axes over which devices' contributions are still to be added.
+    partial: BTreeSet<usize>,
+}
+
+/// What all functions of one differentiation share.
+#[derive(Clone, Copy)]
+pub struct Shared<'t> {
+    /// Backward functions that are there already.
+    pub callees: &'t HashMap<String, Callee>,
+    /// On which grid axes values differ between devices.
+    pub variation: &'t Variation,
 }
 
 impl<'t, 'c, 'a> Transpose<'t, 'c, 'a> {
@@ -62,56 +88,84 @@ impl<'t, 'c, 'a> Transpose<'t, 'c, 'a> {
     pub fn new(
         module: Op<'c, 'a>,
         activity: &Activity<'c, 'a>,
-        callees: &'t HashMap<String, Callee>,
+        shared: Shared<'t>,
         function: Function<'c, 'a>,
         b: Builder<'c, 'a>,
-        block: Option<Blk<'c, 'a>>,
+        place: Option<(Blk<'c, 'a>, Keep<'t>)>,
     ) -> Self {
+        let mut top: HashSet<usize> = function.arguments().into_iter().map(ffi::value_key).collect();
+        for operation in operations(function) {
+            top.extend(operation.results().map(|result| ffi::value_key(result.into())));
+        }
+        let (block, keep) = place.map_or((None, Keep::Everything), |(block, keep)| (Some(block), keep));
         Self {
             module,
-            callees,
+            callees: shared.callees,
             active: activity.values(function),
             b,
             block,
             forward: HashMap::new(),
             captured: Vec::new(),
             gradients: HashMap::new(),
+            keep,
+            variation: shared.variation,
+            reach: BTreeSet::new(),
+            top,
         }
     }
 
-    /// Adds to the gradient of a forward value.
+    /// Adds to the gradient of a forward value. Where the value is the same on all devices of an axis on which the
+    /// contribution differs, each device's contribution is a part of the sum.
     pub fn give(&mut self, value: Val<'c, 'a>, gradient: Val<'c, 'a>) {
+        let partial = self.reach.difference(self.variation.of(value)).copied().collect();
+        self.give_partial(value, gradient, partial);
+    }
+
+    /// Adds to the gradient of a forward value what is to be summed over the axes `partial`.
+    pub(super) fn give_partial(
+        &mut self,
+        value: Val<'c, 'a>,
+        gradient: Val<'c, 'a>,
+        partial: BTreeSet<usize>,
+    ) {
         if self.is_active(value) {
-            self.gradients.entry(ffi::value_key(value)).or_default().push(gradient);
+            self.gradients.entry(ffi::value_key(value)).or_default().push(Part { value: gradient, partial });
         }
     }
 
-    fn is_active(&self, value: Val<'c, 'a>) -> bool {
+    pub(super) fn is_active(&self, value: Val<'c, 'a>) -> bool {
         self.active.contains(&ffi::value_key(value))
     }
 
-    /// The gradient of a forward value: the contributions of its uses, added in program order.
+    /// The gradient of a forward value: the contributions of its uses, added in program order; those of other
+    /// devices are added last, once.
     ///
     /// # Errors
     /// When MLIR refuses the sum.
     pub fn take(&mut self, value: Val<'c, 'a>) -> Result<Option<Val<'c, 'a>>, Error> {
-        let mut parts = self.gradients.remove(&ffi::value_key(value)).unwrap_or_default().into_iter().rev();
-        let Some(mut sum) = parts.next() else { return Ok(None) };
-        for part in parts {
-            sum = self.b.add(sum, part)?;
+        let mut total: Option<Val<'c, 'a>> = None;
+        for (partial, sum) in self.take_parts(value)? {
+            let sum = self.all_reduce(sum, &partial)?;
+            total = Some(total.map_or(Ok(sum), |total| self.b.add(total, sum))?);
         }
-        Ok(Some(sum))
+        Ok(total)
     }
 
-    /// As [`Transpose::take`], with zeros where no gradient arrived.
-    ///
-    /// # Errors
-    /// When MLIR refuses it.
-    pub fn take_or_zero(&mut self, value: Val<'c, 'a>) -> Result<Val<'c, 'a>, Error> {
-        match self.take(value)? {
-            Some(gradient) => Ok(gradient),
-            None => self.b.fill(0.0, &TensorType::of(value)?),
+    /// The contributions to the gradient of a forward value, summed by the axes over which they are partial.
+    pub(super) fn take_parts(
+        &mut self,
+        value: Val<'c, 'a>,
+    ) -> Result<BTreeMap<BTreeSet<usize>, Val<'c, 'a>>, Error> {
+        let parts = self.gradients.remove(&ffi::value_key(value)).unwrap_or_default();
+        let mut sums = BTreeMap::new();
+        for part in parts.into_iter().rev() {
+            let sum = match sums.remove(&part.partial) {
+                Some(sum) => self.b.add(sum, part.value)?,
+                None => part.value,
+            };
+            sums.insert(part.partial, sum);
         }
+        Ok(sums)
     }
 
     /// Walks the function.
@@ -125,6 +179,11 @@ impl<'t, 'c, 'a> Transpose<'t, 'c, 'a> {
                 continue;
             }
             self.b = self.b.at(backward_location(self.b.context(), operation));
+            self.reach = self.variation.reach(operation);
+            if let Some(collective) = Collective::cast(operation) {
+                self.collective(collective)?;
+                continue;
+            }
             let gradients = results.iter().map(|result| self.take(*result)).collect::<Result<Vec<_>, _>>()?;
             self.operation(operation, &gradients)?;
         }
@@ -136,51 +195,30 @@ impl<'t, 'c, 'a> Transpose<'t, 'c, 'a> {
         if walk::is(operation, "func.call") {
             return self.call(operation, gradients);
         }
-        let Some(gradient) = gradients.first().copied().flatten() else { return Ok(()) };
-        match walk::name(operation).as_str() {
-            "shard.shard" => {
-                // An activation's gradient lies as the activation does; an argument's is for its caller to say.
-                let operand = operation.operand(0)?;
-                let gradient = match ffi::value_owner(operand) {
-                    Some(_) => self.annotated(operation, gradient)?,
-                    None => gradient,
-                };
-                self.give(operand, gradient);
-                Ok(())
-            }
-            "tensor.collapse_shape" | "tensor.expand_shape" => self.reshape(operation, gradient),
-            name => match structured::read(operation)? {
-                Some(generic) => self.structured(operation, generic, gradient),
-                None => Err(Error::at(
-                    operation,
-                    format!(
-                        "`{name}` has no gradient rule; write it as linalg.generic, call a unit that has one, or \
-                         mark it `t3.stop_gradient`{}",
-                        if name.starts_with("shard.") {
-                            " (gradients are taken before partitioning)"
-                        } else {
-                            ""
-                        }
-                    ),
-                )),
-            },
+        if self.view(operation, gradients.first().copied().flatten())? {
+            return Ok(());
         }
-    }
-
-    fn annotated(&mut self, annotation: Op<'c, 'a>, gradient: Val<'c, 'a>) -> Result<Val<'c, 'a>, Error> {
-        let sharding = self.forward(annotation.operand(1)?)?;
-        let copy = self.b.insert(ffi::clone(annotation));
-        ffi::set_operand(copy, 0, gradient);
-        ffi::set_operand(copy, 1, sharding);
-        Ok(copy.result(0)?.into())
+        let rules = structured::read(operation)?;
+        if rules.is_empty() {
+            return Err(no_rule(operation));
+        }
+        for (number, (generic, gradient)) in rules.into_iter().zip(gradients).enumerate().rev() {
+            if let Some(gradient) = *gradient {
+                self.structured((operation, number), generic, gradient)?;
+            }
+        }
+        Ok(())
     }
 
     fn structured(
         &mut self,
-        operation: Op<'c, 'a>,
-        generic: t3c_ir::Generic<'c, 'a>,
+        (operation, number): (Op<'c, 'a>, usize),
+        generic: Generic<'c, 'a>,
         gradient: Val<'c, 'a>,
     ) -> Result<(), Error> {
+        if extremum::is(&generic) {
+            return self.extremum((operation, number), generic, gradient);
+        }
         let init = generic.init;
         let rule = Rule::new(operation, generic, gradient)?;
         rule.check_captures(|capture| self.is_active(capture))?;
@@ -198,21 +236,32 @@ impl<'t, 'c, 'a> Transpose<'t, 'c, 'a> {
         Ok(())
     }
 
-    fn reshape(&mut self, operation: Op<'c, 'a>, gradient: Val<'c, 'a>) -> Result<(), Error> {
-        let source = operation.operand(0)?;
-        let r#type = TensorType::of(source)?;
-        let context = self.b.context();
-        let mut attributes = vec![named(context, "reassociation", operation.attribute("reassociation")?)];
-        let name = if walk::is(operation, "tensor.collapse_shape") {
-            let shape: Vec<i64> = r#type.shape.iter().map(|&extent| extent as i64).collect();
-            let shape = t3c_ir::attributes::integers_attr(context, &shape);
-            attributes.push(named(context, "static_output_shape", shape));
-            "tensor.expand_shape"
-        } else {
-            "tensor.collapse_shape"
-        };
-        let back = self.b.op(name, &[gradient], &[r#type.to_mlir(context)], &attributes, vec![])?;
-        self.give(source, back.result(0)?.into());
+    fn extremum(
+        &mut self,
+        (operation, number): (Op<'c, 'a>, usize),
+        generic: Generic<'c, 'a>,
+        gradient: Val<'c, 'a>,
+    ) -> Result<(), Error> {
+        let (inputs, init) = (generic.inputs.clone(), generic.init);
+        let result = self.forward(operation.result(number)?.into())?;
+        let mut here = generic;
+        for input in here.inputs.iter_mut().chain([&mut here.init]).chain(&mut here.captures) {
+            *input = self.forward(*input)?;
+        }
+        let shared = extremum::Shared::new(&self.b, here, result, gradient)?;
+        if self.is_active(init) {
+            let part = shared.of_init(&self.b)?;
+            self.give(init, part);
+        }
+        let rule = shared.rule(operation, &self.b)?;
+        rule.check_captures(|capture| self.is_active(capture))?;
+        for (k, &input) in inputs.iter().enumerate().rev() {
+            if self.is_active(input)
+                && let Some(part) = rule.gradient(k, &self.b, &mut Ok)?
+            {
+                self.give(input, part);
+            }
+        }
         Ok(())
     }
 
@@ -241,107 +290,69 @@ impl<'t, 'c, 'a> Transpose<'t, 'c, 'a> {
             operands.push(self.forward(value)?);
         }
         let parts = self.b.call(&known.symbol, &operands, &known.gradients)?;
+        let inside = callee.arguments();
         for (&argument, part) in known.arguments.iter().zip(parts).rev() {
-            self.give(call.operand(argument)?, part);
+            let operand = call.operand(argument)?;
+            let (inside, here) = (self.variation.of(inside[argument]), self.variation.of(operand));
+            self.give_partial(operand, part, inside.difference(here).copied().collect());
         }
         Ok(())
     }
 
-    fn unit(
-        &mut self,
-        call: Op<'c, 'a>,
-        callee: Function<'c, 'a>,
-        gradients: &[Option<Val<'c, 'a>>],
-    ) -> Result<(), Error> {
-        let gradient = gradients.first().copied().flatten();
-        let (Some(unit), Some(gradient)) = (units::unit_of(callee), gradient) else {
-            return Err(no_unit_rule(call, callee));
-        };
-        let operands: Vec<Val<'c, 'a>> = call.operands().collect();
-        match unit.kind {
-            UnitKind::Lookup => {
-                let rows = unit.arguments[0].shape.first().copied().unwrap_or(0);
-                let adjoint = Unit::lookup_grad(&unit.arguments[1], &unit.results[0], rows);
-                let ids = self.forward(operands[1])?;
-                self.adjoint(&Unit { aligned: unit.aligned, ..adjoint }, &[ids, gradient], &operands[..1])
-            }
-            UnitKind::LookupGrad => {
-                let adjoint = Unit::lookup(&unit.results[0], &unit.arguments[0]);
-                let ids = self.forward(operands[0])?;
-                self.adjoint(&Unit { aligned: unit.aligned, ..adjoint }, &[gradient, ids], &operands[1..])
-            }
-            UnitKind::Attention => {
-                let mut arguments =
-                    operands.iter().map(|value| self.forward(*value)).collect::<Result<Vec<_>, _>>()?;
-                arguments.push(gradient);
-                self.adjoint(&unit.attention_gradient(), &arguments, &operands[..3])
-            }
-            UnitKind::Grouped => self.grouped(&unit, &operands, gradient),
-            _ => Err(no_unit_rule(call, callee)),
-        }
-    }
-
-    /// Calls the unit that gives the gradients of `targets`.
-    fn adjoint(
-        &mut self,
-        unit: &Unit,
-        arguments: &[Val<'c, 'a>],
-        targets: &[Val<'c, 'a>],
-    ) -> Result<(), Error> {
-        let symbol = units::ensure(self.module, unit)?;
-        let parts = self.b.call(&symbol, arguments, &unit.results)?;
-        for (&target, part) in targets.iter().zip(parts).rev() {
-            self.give(target, part);
-        }
-        Ok(())
-    }
-
-    fn grouped(&mut self, unit: &Unit, operands: &[Val<'c, 'a>], dy: Val<'c, 'a>) -> Result<(), Error> {
-        let offsets = self.forward(operands[2])?;
-        if self.is_active(operands[1]) {
-            let x = self.forward(operands[0])?;
-            let arguments = if unit.transposed { [dy, x, offsets] } else { [x, dy, offsets] };
-            self.adjoint(&unit.grouped_weight_gradient(), &arguments, &operands[1..2])?;
-        }
-        if self.is_active(operands[0]) {
-            let w = self.forward(operands[1])?;
-            self.adjoint(&unit.grouped_rows_gradient(), &[dy, w, offsets], &operands[..1])?;
-        }
-        Ok(())
-    }
-
-    /// A forward value at the place of the gradient. In a backward function, constants and annotations are built
-    /// anew, everything else becomes an argument.
-    fn forward(&mut self, value: Val<'c, 'a>) -> Result<Val<'c, 'a>, Error> {
+    /// A forward value at the place of the gradient. In a backward function, constants, annotations and scalars are
+    /// built anew, and so is what the policy does not keep; everything else becomes an argument.
+    pub(super) fn forward(&mut self, value: Val<'c, 'a>) -> Result<Val<'c, 'a>, Error> {
         let Some(block) = self.block else { return Ok(value) };
         if let Some(known) = self.forward.get(&ffi::value_key(value)) {
             return Ok(*known);
         }
-        let owner = ffi::value_owner(value);
-        let anew = owner.filter(|owner| {
-            walk::is(*owner, "shard.shard")
-                || walk::is(*owner, "shard.sharding")
-                || structured::is_constant(value)
-        });
-        let here = match anew {
-            Some(owner) => self.anew(owner)?,
-            None => {
-                self.captured.push(value);
-                block.add_argument(value.r#type(), self.b.location())
-            }
-        };
+        if let Some(owner) = ffi::value_owner(value).filter(|owner| self.is_built_anew(*owner, value)) {
+            return self.anew(owner, value);
+        }
+        self.captured.push(value);
+        let here = block.add_argument(value.r#type(), self.b.location());
         self.forward.insert(ffi::value_key(value), here);
         Ok(here)
     }
 
-    fn anew(&mut self, operation: Op<'c, 'a>) -> Result<Val<'c, 'a>, Error> {
+    fn is_built_anew(&self, owner: Op<'c, 'a>, value: Val<'c, 'a>) -> bool {
+        // An annotated activation is saved as it lies, not as it was before.
+        let annotates_argument = walk::is(owner, "shard.shard")
+            && owner.operand(0).is_ok_and(|operand| ffi::value_owner(operand).is_none());
+        annotates_argument
+            || walk::is(owner, "shard.sharding")
+            || structured::is_scalar(value)
+            || structured::is_constant(value)
+            || !self.keep.keeps(owner, value)
+    }
+
+    fn anew(&mut self, operation: Op<'c, 'a>, wanted: Val<'c, 'a>) -> Result<Val<'c, 'a>, Error> {
         let operands =
             operation.operands().map(|value| self.forward(value)).collect::<Result<Vec<_>, _>>()?;
+        let inner: Vec<Op<'c, 'a>> = walk::walk(operation).into_iter().skip(1).collect();
+        let mut outer = Vec::new();
+        for (number, operation) in inner.iter().enumerate() {
+            for (at, value) in operation.operands().enumerate() {
+                if self.top.contains(&ffi::value_key(value)) {
+                    outer.push((number, at, self.forward(value)?));
+                }
+            }
+        }
         let copy = self.b.insert(ffi::clone(operation));
         for (number, operand) in operands.into_iter().enumerate() {
             ffi::set_operand(copy, number, operand);
         }
-        Ok(copy.result(0)?.into())
+        let inner: Vec<Op<'c, 'a>> = walk::walk(copy).into_iter().skip(1).collect();
+        for (number, at, value) in outer {
+            ffi::set_operand(inner[number], at, value);
+        }
+        for (old, new) in operation.results().zip(copy.results()) {
+            self.forward.insert(ffi::value_key(old.into()), new.into());
+        }
+        self.forward
+            .get(&ffi::value_key(wanted))
+            .copied()
+            .ok_or_else(|| Error::at(operation, "has no result"))
     }
 
     /// The current builder.
@@ -349,7 +360,7 @@ impl<'t, 'c, 'a> Transpose<'t, 'c, 'a> {
         self.b
     }
 
-    /// The gradients of these arguments, in order.
+    /// The gradients of those of these arguments that have one, in order.
     ///
     /// # Errors
     /// When MLIR refuses a sum.
@@ -358,19 +369,24 @@ impl<'t, 'c, 'a> Transpose<'t, 'c, 'a> {
         arguments: &[Val<'c, 'a>],
         wanted: impl IntoIterator<Item = usize>,
     ) -> Result<BTreeMap<usize, Val<'c, 'a>>, Error> {
-        wanted.into_iter().map(|index| Ok((index, self.take_or_zero(arguments[index])?))).collect()
+        let mut found = BTreeMap::new();
+        for index in wanted {
+            if let Some(gradient) = self.take(arguments[index])? {
+                found.insert(index, gradient);
+            }
+        }
+        Ok(found)
     }
 }
 
-fn no_unit_rule(call: Op<'_, '_>, callee: Function<'_, '_>) -> Error {
-    Error::at(
-        call,
-        format!(
-            "the unit `{}` has no gradient rule; lookup, lookup_grad, attention and grouped have one, and routes are \
-             integers",
-            callee.unit().unwrap_or_default()
-        ),
-    )
+fn no_rule(operation: Op<'_, '_>) -> Error {
+    let name = walk::name(operation);
+    let needed = if name.starts_with("shard.") {
+        "of collectives, all_reduce, reduce_scatter, all_gather, all_slice and all_to_all have one"
+    } else {
+        "write it as linalg.generic, call a unit that has one, or mark it `t3.stop_gradient`"
+    };
+    Error::at(operation, format!("`{name}` has no gradient rule; {needed}"))
 }
 
 /// `"model.layers.3.mlp.down_proj.backward"` at the forward operation's place.

@@ -44,6 +44,7 @@ use crate::{
     options,
     outline::{is_program, kernel_kind},
     pass::{Pass, PassContext, PassError},
+    producers::chain_of_products,
     products::product_of,
 };
 
@@ -312,6 +313,7 @@ fn starts_products(op: Op<'_, '_>) -> bool {
         && op.results().all(|result| {
             ffi::uses(result.into()).into_iter().all(|(user, number)| match product_of(user) {
                 Some((product, _)) => product.inputs.len() == number,
+                None if chain_of_products(user).is_some() => number + 1 == user.operand_count(),
                 None => starts_products(user),
             })
         })

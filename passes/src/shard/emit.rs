@@ -13,9 +13,11 @@ use t3c_ir::{
 };
 use t3c_schedule::Grid;
 
+use crate::find_pairs::ROWS;
+
 use super::{
     Error,
-    graph::{Free, FunctionGraph},
+    graph::{Free, FunctionGraph, Graph},
     plan::Reshard,
     reduction_name,
     sharding::{Sharding, Step, apply, steps},
@@ -26,6 +28,7 @@ pub struct Emitter<'r, 'c, 'a> {
     end: Builder<'c, 'a>,
     grid_name: &'r str,
     grid: &'r Grid,
+    graph: &'r Graph,
     function: &'r FunctionGraph,
     operations: Vec<Op<'c, 'a>>,
     made: HashMap<(usize, Sharding), Val<'c, 'a>>,
@@ -36,14 +39,14 @@ impl<'r, 'c, 'a> Emitter<'r, 'c, 'a> {
     /// At the end of `target`, before its terminator.
     pub fn new(
         target: Function<'c, 'a>,
-        (grid_name, grid): (&'r str, &'r Grid),
+        (grid_name, graph): (&'r str, &'r Graph),
         function: &'r FunctionGraph,
     ) -> Result<Self, Error> {
         let missing = || t3c_ir::Error::at(target.0, "has no body");
         let operations = walk::operations(target.body().ok_or_else(missing)?);
         let end = Builder::before(*operations.last().ok_or_else(missing)?)?;
         let (made, offsets) = (HashMap::new(), HashMap::new());
-        Ok(Self { end, grid_name, grid, function, operations, made, offsets })
+        Ok(Self { end, grid_name, grid: &graph.grid, graph, function, operations, made, offsets })
     }
 
     /// An operation of the old body.
@@ -88,11 +91,28 @@ impl<'r, 'c, 'a> Emitter<'r, 'c, 'a> {
         let location = ffi::value_owner(value).map_or(user, |owner| owner.location());
         let b = self.builder(location);
         for step in steps(&reshard.from, &reshard.to) {
+            let rows = self.routed_rows(reshard.value, &now);
             now = apply(&now, &step);
             value = self.collective(&step, value, &self.local(reshard.value, &now), &b)?;
+            if let (Step::AllToAll { .. }, Some(rows), Some(exchange)) =
+                (&step, rows, ffi::value_owner(value))
+            {
+                ffi::set_attribute(exchange, ROWS, index_attr(b.context(), rows as i64));
+            }
         }
         self.define(reshard.value, &reshard.to, value);
         Ok(())
+    }
+
+    /// Rows of a value's block that are no padding, where it holds the rows of a router.
+    fn routed_rows(&self, value: usize, form: &Sharding) -> Option<u64> {
+        let shape = &self.function.values[value].r#type.shape;
+        let routing = self
+            .graph
+            .routings
+            .iter()
+            .find(|routing| shape.len() == routing.rows.len() + 1 && shape.starts_with(&routing.rows))?;
+        Some(routing.busiest(form, &self.graph.load, self.grid))
     }
 
     fn collective(
@@ -201,7 +221,13 @@ impl<'r, 'c, 'a> Emitter<'r, 'c, 'a> {
             let all: String = ('a'..='z').take(r#type.shape.len()).collect();
             value =
                 b.structured(&format!("{all},->{all}"), &[value, coordinate], r#type.element, 0.0, |body| {
-                    let (none, zero) = (body.int(0), body.constant(0.0, r#type.element));
+                    let none = body.int(0);
+                    let zero = match r#type.element {
+                        element @ (Element::I1 | Element::I32 | Element::I64) => {
+                            body.push(ScalarOp::ConstInt(0), &[], element)
+                        }
+                        element => body.constant(0.0, element),
+                    };
                     let first = body.cmp_i(Predicate::Eq, Ref::Arg(1), none);
                     body.select(first, Ref::Arg(0), zero)
                 })?;

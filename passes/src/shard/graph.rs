@@ -15,10 +15,7 @@ use t3c_ir::{
 };
 use t3c_schedule::Grid;
 
-use super::{Error, units::is_well_formed};
-
-/// On a unit: its indices point into the block of tokens of the device that has them, however tokens are split.
-pub const ALIGNED: &str = "t3.aligned";
+use super::{Error, experts::Routing, reshape::Reshape, units::is_well_formed};
 
 /// A module.
 #[derive(Debug)]
@@ -27,6 +24,10 @@ pub struct Graph {
     pub grid: Grid,
     /// Its functions, units left out, in module order.
     pub functions: Vec<FunctionGraph>,
+    /// The routers of its experts.
+    pub routings: Vec<Routing>,
+    /// The share of rows that each expert takes, if it is known ([`LOAD`]).
+    pub load: Vec<f64>,
 }
 
 /// A function.
@@ -92,8 +93,10 @@ pub enum Kind {
     Structured(Structured),
     /// A call of the function with this index.
     Call(usize),
-    /// A call of a unit, and whether its indices are aligned ([`ALIGNED`]).
-    Unit(Unit, bool),
+    /// A call of a unit.
+    Unit(Unit),
+    /// A reshape.
+    Reshape(Reshape),
     /// A wanted sharding.
     Annotation(Splits),
     /// The end of the function.
@@ -140,8 +143,19 @@ impl Graph {
             .into_iter()
             .map(|function| Reader::new(module, &index).function(function))
             .collect::<Result<_, _>>()?;
-        Ok(Self { grid, functions })
+        let units = function::functions(module).into_iter().filter_map(unit_of);
+        let routings = units.filter_map(|unit| Routing::of(&unit)).collect();
+        Ok(Self { grid, functions, routings, load: load(module) })
     }
+}
+
+/// On the module: `array<f64: …>`, the share of rows or the number of rows that each expert takes.
+pub const LOAD: &str = "t3.expert_load";
+
+fn load(module: Op<'_, '_>) -> Vec<f64> {
+    let text = module.attribute(LOAD).map(|attribute| attribute.to_string()).unwrap_or_default();
+    let numbers = text.trim_start_matches("array<f64").trim_matches([':', '>', ' ']);
+    numbers.split(',').filter_map(|number| number.trim().parse().ok()).collect()
 }
 
 /// The functions that are partitioned: those with a body that are no units.
@@ -166,7 +180,7 @@ impl<'m, 'c, 'a> Reader<'m, 'c, 'a> {
 
     fn function(mut self, function: Function<'c, 'a>) -> Result<FunctionGraph, Error> {
         for argument in function.arguments() {
-            self.define(argument, None)?;
+            self.define(argument, None).map_err(|error| place(function.0, error))?;
         }
         let mut nodes = Vec::new();
         for operation in function.body().map(walk::operations).unwrap_or_default() {
@@ -186,7 +200,7 @@ impl<'m, 'c, 'a> Reader<'m, 'c, 'a> {
             public: function.is_public(),
             location: render_location(function.0.location()),
             arguments: function.argument_ports()?,
-            results: function.result_ports()?,
+            results: function.result_ports().map_err(|error| located(function.0, error))?,
             values: self.values,
             nodes,
         })
@@ -214,10 +228,9 @@ impl<'m, 'c, 'a> Reader<'m, 'c, 'a> {
         let name = walk::name(operation);
         let everything: Vec<Val<'c, 'a>> = operation.operands().collect();
         let (kind, operands) = match name.as_str() {
-            "linalg.generic" => self.structured(operation)?,
             "linalg.fill" if free(operation).is_none() => self.structured(operation)?,
             "linalg.fill" | "tensor.empty" | "arith.constant" => (Kind::Inert, vec![]),
-            "shard.sharding" => return Ok(inert(operation)),
+            "shard.sharding" => return sharding(operation),
             "shard.shard" => {
                 let splits = annotation(operation).ok_or_else(|| Error::NoRule {
                     location: location(operation),
@@ -227,13 +240,23 @@ impl<'m, 'c, 'a> Reader<'m, 'c, 'a> {
             }
             "func.call" => (self.callee(operation)?, self.operands(&everything, operation)?),
             "func.return" => (Kind::Return, self.operands(&everything, operation)?),
+            "tensor.expand_shape" | "tensor.collapse_shape" => {
+                let reshape = Reshape::read(operation)?.ok_or_else(|| Error::NoRule {
+                    location: location(operation),
+                    what: "this reshape".into(),
+                })?;
+                (Kind::Reshape(reshape), self.operands(&everything[..1], operation)?)
+            }
+            _ if Generic::is(operation) => self.structured(operation)?,
             other => {
                 return Err(Error::NoRule { location: location(operation), what: format!("`{other}`") });
             }
         };
         let results = operation
             .results()
-            .map(|result| self.define(result.into(), free(operation)))
+            .map(|result| {
+                self.define(result.into(), free(operation)).map_err(|error| place(operation, error))
+            })
             .collect::<Result<_, _>>()?;
         Ok(Node { kind, operands, results, location: location(operation) })
     }
@@ -257,7 +280,7 @@ impl<'m, 'c, 'a> Reader<'m, 'c, 'a> {
         let callee = function::callee(self.module, call).ok_or_else(unknown)?;
         if let Some(unit) = unit_of(callee) {
             return if is_well_formed(&unit) {
-                Ok(Kind::Unit(unit, callee.0.has_attribute(ALIGNED)))
+                Ok(Kind::Unit(unit))
             } else {
                 let what = format!("a {} unit of other operands than it takes", unit.kind.name());
                 Err(Error::NoRule { location: location(call), what })
@@ -269,6 +292,38 @@ impl<'m, 'c, 'a> Reader<'m, 'c, 'a> {
 
 fn inert(operation: Op<'_, '_>) -> Node {
     Node { kind: Kind::Inert, operands: vec![], results: vec![], location: location(operation) }
+}
+
+/// A sharding, whose axes its users read.
+fn sharding(operation: Op<'_, '_>) -> Result<Node, Error> {
+    for (attribute, what) in [
+        ("static_halo_sizes", "a sharding with halos"),
+        ("static_sharded_dims_offsets", "a sharding with uneven parts (`sharded_dims_offsets`)"),
+    ] {
+        if t3c_ir::attributes::integers(operation, attribute).is_some_and(|numbers| !numbers.is_empty()) {
+            return Err(Error::NoRule { location: location(operation), what: what.into() });
+        }
+    }
+    if operation.operand_count() > 0 {
+        let what = "a sharding with halos or parts that are values".into();
+        return Err(Error::NoRule { location: location(operation), what });
+    }
+    Ok(inert(operation))
+}
+
+/// An error of the IR with the place of the operation that it is about, where it has none.
+pub fn located(operation: Op<'_, '_>, error: t3c_ir::Error) -> Error {
+    match error {
+        t3c_ir::Error::Mlir(message) => t3c_ir::Error::at(operation, message).into(),
+        other => other.into(),
+    }
+}
+
+fn place(operation: Op<'_, '_>, error: Error) -> Error {
+    match error {
+        Error::Ir(error) => located(operation, error),
+        other => other,
+    }
 }
 
 /// Where an operation comes from.

@@ -32,12 +32,33 @@ impl<'c, 'a> Emitter<'_, 'c, 'a> {
         rows: u64,
         b: &Builder<'c, 'a>,
     ) -> Result<Val<'c, 'a>, Error> {
+        self.moved(ids, (axes, rows), ScalarOp::SubI, b)
+    }
+
+    /// Indices into the whole, from indices into the device's own block of `rows` rows.
+    pub fn unbased(
+        &mut self,
+        ids: Val<'c, 'a>,
+        axes: &[usize],
+        rows: u64,
+        b: &Builder<'c, 'a>,
+    ) -> Result<Val<'c, 'a>, Error> {
+        self.moved(ids, (axes, rows), ScalarOp::AddI, b)
+    }
+
+    fn moved(
+        &mut self,
+        ids: Val<'c, 'a>,
+        (axes, rows): (&[usize], u64),
+        by: ScalarOp,
+        b: &Builder<'c, 'a>,
+    ) -> Result<Val<'c, 'a>, Error> {
         let offset = self.offset(axes, rows, b)?;
         let r#type = TensorType::of(ids)?;
         let all = loops(&r#type);
         Ok(b.structured(&format!("{all},->{all}"), &[ids, offset], r#type.element, 0.0, |body| {
             let id = body.to_i64(Ref::Arg(0));
-            let id = body.binary(ScalarOp::SubI, id, Ref::Arg(1));
+            let id = body.binary(by, id, Ref::Arg(1));
             narrowed(body, id, r#type.element)
         })?)
     }

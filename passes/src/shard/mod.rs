@@ -21,12 +21,14 @@
 
 mod chains;
 mod emit;
+mod experts;
 mod graph;
 mod indices;
 mod linear;
 mod loops;
 mod pass;
 mod plan;
+mod reshape;
 mod rewrite;
 mod sharding;
 mod units;
@@ -34,11 +36,12 @@ mod walker;
 mod wishes;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-use t3c_ir::{Op, Splits, function, walk};
+use t3c_ir::{Op, Splits, attributes::string, function, walk};
 use t3c_schedule::Reduction;
 
+pub use graph::LOAD as EXPERT_LOAD;
 pub use pass::Shard;
 pub use sharding::{Sharding, Step};
 
@@ -73,6 +76,29 @@ pub enum Error {
         axes: usize,
         /// What is wrong.
         problem: &'static str,
+    },
+    /// A reshape of a split tensor after which a device's elements are no block.
+    #[error(
+        "{location}: reshapes dimension {dimension}, which is split, so that it is no longer outermost or does not \
+         divide: split the outermost of the dimensions that it becomes one with, or keep them apart"
+    )]
+    Reshape {
+        /// Where the reshape comes from.
+        location: String,
+        /// The dimension of its operand.
+        dimension: usize,
+    },
+    /// A grid without definite, sensible sizes.
+    #[error(
+        "{location}: the grid has axes of {sizes:?} devices: give each 1 or more, and all together at most {most}"
+    )]
+    Grid {
+        /// Where an annotation comes from.
+        location: String,
+        /// Devices of each axis; 0 where it is dynamic.
+        sizes: Vec<u32>,
+        /// What a grid has at most.
+        most: u64,
     },
     /// Annotations without a grid.
     #[error("{location}: a sharding is annotated, but the module has no `shard.grid`: add one")]
@@ -121,7 +147,8 @@ pub enum Error {
     },
     /// An operation that the partitioner does not know.
     #[error(
-        "{location}: no sharding rule for {what}: expected linalg.generic, fills, constants, calls and units"
+        "{location}: no sharding rule for {what}: expected linalg operations on tensors, fills, \
+         constants, reshapes, calls and units (t3-normalize brings elementwise arith and math into that form)"
     )]
     NoRule {
         /// Where the operation comes from.
@@ -141,6 +168,8 @@ impl Error {
             Error::Indivisible { location, .. }
             | Error::Annotation { location, .. }
             | Error::NoGrid { location }
+            | Error::Reshape { location, .. }
+            | Error::Grid { location, .. }
             | Error::Captured { location }
             | Error::Reduction { location }
             | Error::Disagree { location, .. }
@@ -150,6 +179,9 @@ impl Error {
         }
     }
 }
+
+/// No cluster has more devices.
+const MOST_DEVICES: u64 = 1 << 16;
 
 /// Partitions a module in place. A module without annotations is left alone.
 ///
@@ -161,6 +193,16 @@ pub fn partition(module: Op<'_, '_>) -> Result<(), Error> {
     let Some((symbol, grid)) = function::grid(module) else {
         return Err(Error::NoGrid { location: graph::location(annotation) });
     };
+    let another = |op: &Op<'_, '_>| string(*op, "grid").is_some_and(|name| name != symbol);
+    if let Some(other) = walk::walk(module).into_iter().find(another) {
+        let what = format!("an operation on another grid than `@{symbol}`, the first");
+        return Err(Error::NoRule { location: graph::location(other), what });
+    }
+    let sizes: Vec<u32> = grid.axes.iter().map(|axis| axis.size).collect();
+    let devices = sizes.iter().try_fold(1u64, |all, &size| all.checked_mul(u64::from(size)));
+    if devices.is_none_or(|devices| devices == 0 || devices > MOST_DEVICES) {
+        return Err(Error::Grid { location: graph::location(annotation), sizes, most: MOST_DEVICES });
+    }
     let graph = graph::Graph::read(module, grid)?;
     let plan = plan::plan(&graph)?;
     rewrite::rewrite(module, &symbol, &graph, &plan)

@@ -85,7 +85,7 @@ pub fn plan(graph: &Graph) -> Result<Plan, Error> {
 
 /// Whether an argument is a parameter or what an optimizer keeps of it.
 fn is_state(name: &str) -> bool {
-    ["param/", "m/", "v/"].iter().any(|prefix| name.starts_with(prefix))
+    ["param/", "m/", "v/", "master/", "acc/"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The annotated sharding of each argument of a function, after checking every annotation in it.
@@ -113,6 +113,9 @@ fn checked(graph: &Graph, location: &str, shape: &[u64], splits: &[Vec<usize>]) 
         problem,
     };
     let listed: Vec<usize> = splits.iter().flatten().copied().collect();
+    if splits.len() > shape.len() {
+        return Err(bad("it has more dimensions than the tensor"));
+    }
     for (position, &axis) in listed.iter().enumerate() {
         let named = axes.get(axis).ok_or_else(|| bad("it names an axis that the grid lacks"))?;
         if named.size == 0 {
@@ -170,7 +173,7 @@ impl Planner<'_> {
     /// How the parameter lies that a moment, a gradient or an updated parameter belongs to.
     pub fn parameter(&self, index: usize, name: &str, shape: &[u64]) -> Option<Sharding> {
         let (prefix, rest) = name.split_once('/')?;
-        if !["param", "m", "v", "grad"].contains(&prefix) {
+        if !["param", "m", "v", "grad", "master", "acc"].contains(&prefix) {
             return None;
         }
         let function = &self.graph.functions[index];

@@ -40,7 +40,7 @@ pub fn rewrite(module: Op<'_, '_>, grid: &str, graph: &Graph, plan: &Plan) -> Re
     }
     for (planned, &target) in plan.functions.iter().zip(&targets) {
         let function = &graph.functions[planned.function];
-        let emitter = Emitter::new(target, (grid, &graph.grid), function)?;
+        let emitter = Emitter::new(target, (grid, graph), function)?;
         Rewriter { emitter, module, graph, function, planned, names: &names }.rewrite(target)?;
     }
     for (original, _) in originals.iter().zip(&copies).filter(|(_, copies)| **copies == 0) {
@@ -138,7 +138,10 @@ impl<'c, 'a> Rewriter<'_, 'c, 'a> {
                 return Ok(());
             }
             Kind::Structured(_) => vec![self.structured(plan, old, &operands, &b)?],
-            Kind::Unit(unit, _) => self.unit(plan, unit, operands, &b)?,
+            Kind::Reshape(reshape) => {
+                vec![reshape.build(old, operands[0], &self.result_types(plan)[0], &b)?]
+            }
+            Kind::Unit(unit) => self.unit(plan, unit, operands, &b)?,
             Kind::Call(_) => {
                 let name = plan.callee.map(|callee| self.names[callee].as_str()).unwrap_or_default();
                 b.call(name, &operands, &self.result_types(plan))?
@@ -198,6 +201,7 @@ impl<'c, 'a> Rewriter<'_, 'c, 'a> {
         let local = Unit {
             arguments: operands.iter().map(|&value| TensorType::of(value)).collect::<Result<_, _>>()?,
             results: self.result_types(plan),
+            aligned: false,
             ..unit.clone()
         };
         let symbol = units::ensure(self.module, &local)?;
@@ -217,6 +221,12 @@ impl<'c, 'a> Rewriter<'_, 'c, 'a> {
                     _ => self.emitter.masked_lookup(&symbol, axes, pair, result, b)?,
                 };
                 return Ok(vec![masked]);
+            }
+            Indices::Made(axes) => {
+                let tokens = local.arguments[0].shape[0];
+                let mut made = b.call(&symbol, &operands, &local.results)?;
+                made[0] = self.emitter.unbased(made[0], axes, tokens, b)?;
+                return Ok(made);
             }
         }
         Ok(b.call(&symbol, &operands, &local.results)?)

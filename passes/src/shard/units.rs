@@ -7,7 +7,7 @@ use t3c_ir::{
 };
 use t3c_schedule::Reduction;
 
-use super::sharding::Sharding;
+use super::{experts, sharding::Sharding};
 
 /// Shardings that a unit wants of its operands, and those of its results.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +35,8 @@ pub enum Indices {
     },
     /// They may point to other devices' rows along these axes, which count as zero.
     Masked(Vec<usize>),
+    /// The first result points into the device's own block along these axes, and is to point into the whole.
+    Made(Vec<usize>),
 }
 
 /// Whether a unit has the operands and results that its kind has; one made by hand may not.
@@ -72,8 +74,12 @@ pub struct Situation<'s> {
     pub operands: &'s [&'s [Vec<usize>]],
     /// Whether indices point into the block of the device that has them, along the axes that split them.
     pub aligned: bool,
-    /// The axes along which the rows of a lookup's gradient are to be split.
+    /// The axes along which dimension 0 of a gradient of parameters is to be split.
     pub rows: &'s [usize],
+    /// Whether a grouped product contracts the third dimension of its weights.
+    pub transposed: bool,
+    /// How many of the axes that split the tokens of a router split its groups of tokens.
+    pub blocks: usize,
 }
 
 /// The sharding of a unit.
@@ -94,18 +100,9 @@ pub fn sharding(kind: UnitKind, situation: &Situation<'_>) -> UnitSharding {
             let situation = Situation { aligned: false, ..*situation };
             Attention { at, gradient: None, results }.split(&situation)
         }
-        UnitKind::Route => whole(operands, &[3, 3, 3]),
-        UnitKind::Grouped | UnitKind::GroupedGrad => whole(operands, &[4]),
-    }
-}
-
-/// Every device does the whole of it.
-fn whole(operands: &[&[Vec<usize>]], results: &[usize]) -> UnitSharding {
-    let all = |rank: usize| Sharding::split(splits::whole(rank));
-    UnitSharding {
-        operands: operands.iter().map(|splits| all(splits.len())).collect(),
-        results: results.iter().map(|&rank| all(rank)).collect(),
-        indices: Indices::Whole,
+        UnitKind::Route => experts::route(operands[0], situation.blocks),
+        UnitKind::Grouped => experts::grouped(operands[0], operands[1], situation.transposed),
+        UnitKind::GroupedGrad => experts::grouped_grad(operands[0], operands[1], situation.rows),
     }
 }
 
@@ -237,7 +234,7 @@ mod tests {
         let operands: Vec<Splits> =
             operands.iter().map(|splits| splits.iter().map(|axes| axes.to_vec()).collect()).collect();
         let operands: Vec<&[Vec<usize>]> = operands.iter().map(Vec::as_slice).collect();
-        sharding(kind, &Situation { operands: &operands, aligned, rows })
+        sharding(kind, &Situation { operands: &operands, aligned, rows, transposed: false, blocks: 1 })
     }
 
     const WHOLE: &[usize] = &[];

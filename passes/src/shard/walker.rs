@@ -12,10 +12,12 @@ use t3c_schedule::Reduction;
 use super::{
     Error,
     chains::{Order, reorder},
+    experts,
     graph::{Free, FunctionGraph, Kind, Node, Structured},
     linear::is_linear,
     loops::{Claim, assign},
     plan::{NodePlan, Operand, Planner, Reshard, real},
+    reshape::Reshape,
     sharding::{Sharding, cost},
     units::{self, Indices, Situation},
     wishes,
@@ -107,12 +109,13 @@ impl<'p, 'g> Walker<'p, 'g> {
             }
             Kind::Annotation(splits) => self.annotation(&mut plan, node, splits),
             Kind::Structured(structured) => self.structured(&mut plan, node, structured)?,
-            Kind::Unit(unit, aligned) => {
-                self.unit(&mut plan, node, unit, *aligned);
+            Kind::Unit(unit) => {
+                self.unit(&mut plan, node, unit);
                 for (&result, made) in node.results.iter().zip(&plan.results) {
                     self.deferred[result] = unit.kind == UnitKind::AttentionGrad && !made.partial.is_empty();
                 }
             }
+            Kind::Reshape(reshape) => self.reshape(&mut plan, node, reshape)?,
             Kind::Call(callee) => self.call(&mut plan, node, *callee)?,
             Kind::Return => plan.forms = self.returned(&plan.operands),
         }
@@ -172,14 +175,37 @@ impl<'p, 'g> Walker<'p, 'g> {
         plan.results = vec![wanted];
     }
 
-    fn unit(&self, plan: &mut NodePlan, node: &Node, unit: &Unit, aligned: bool) {
+    /// A reshape moves no element, so that contributions go through it.
+    fn reshape(&mut self, plan: &mut NodePlan, node: &Node, reshape: &Reshape) -> Result<(), Error> {
+        let operand = plan.operands[0];
+        self.stationary[node.results[0]] = self.stationary[operand];
+        let mut form = self.made(operand).clone();
+        if self.function.values[operand].uses > 1 {
+            form = form.resolved();
+        }
+        let splits = reshape.result(&form.splits, &self.planner.graph.grid, &node.location)?;
+        plan.results = vec![Sharding { splits, partial: form.partial.clone() }];
+        plan.forms = vec![form];
+        Ok(())
+    }
+
+    fn unit(&self, plan: &mut NodePlan, node: &Node, unit: &Unit) {
         let operands: Vec<&[Vec<usize>]> =
             plan.operands.iter().map(|&value| self.made(value).splits.as_slice()).collect();
         let rows = match unit.kind {
-            UnitKind::LookupGrad => wishes::rows(self.planner, self.index, node.results[0]),
+            UnitKind::LookupGrad | UnitKind::GroupedGrad => {
+                wishes::rows(self.planner, self.index, node.results[0])
+            }
             _ => vec![],
         };
-        let situation = Situation { operands: &operands, aligned, rows: &rows };
+        let blocks = match (unit.kind, unit.results[0].shape.first()) {
+            (UnitKind::Route, Some(&groups)) => {
+                experts::blocks(&operands[0][0], groups, &self.planner.graph.grid)
+            }
+            _ => 0,
+        };
+        let (aligned, transposed) = (unit.aligned, unit.transposed);
+        let situation = Situation { operands: &operands, aligned, rows: &rows, transposed, blocks };
         let sharding = units::sharding(unit.kind, &situation);
         plan.forms = sharding.operands;
         plan.results = sharding.results;
@@ -279,8 +305,8 @@ impl<'p, 'g> Walker<'p, 'g> {
         let inputs = &operands[..structured.inputs()];
         let init = operands[structured.inputs()];
         let (output, combines) = (structured.output(), reduction(node, structured).is_ok());
-        let broadcast = self.broadcast(inputs, structured, node.results[0]);
-        let wish = Claim { map: output, splits: &broadcast, stationary: false };
+        let wished = self.wished(inputs, structured, node.results[0]);
+        let wish = Claim { map: output, splits: &wished, stationary: false };
         let claims: Vec<Claim<'_>> = inputs
             .iter()
             .chain([&init])
@@ -330,27 +356,27 @@ impl<'p, 'g> Walker<'p, 'g> {
         Ok(Decision { factors, through, once, init: init_form, result })
     }
 
-    /// How dimensions of the result that no input has are best split: as what stands beside them later.
-    fn broadcast(&self, inputs: &[usize], structured: &Structured, result: usize) -> Splits {
+    /// How the result is best split along axes that no operand is split along: as it is wanted, if one thing alone
+    /// is wanted of it, else, in dimensions that no input has, as what stands beside them later.
+    fn wished(&self, inputs: &[usize], structured: &Structured, result: usize) -> Splits {
         let output = structured.output();
         let inputs = || inputs.iter().zip(&structured.maps).filter(|(value, _)| self.free(**value).is_none());
         let only = |at: &usize| !inputs().any(|(_, map)| map.contains(at)) && structured.extents[*at] > 1;
-        if !output.iter().any(only) {
-            return splits::whole(output.len());
-        }
-        let made = |value: usize| self.forms[value].first().map(|form| form.splits.clone());
-        let mut wished = wishes::beside(self.function, result, &made);
+        let mut wished = match wishes::direct(self.planner, self.index, result) {
+            Some(wanted) => wanted,
+            None if output.iter().any(only) => {
+                let made = |value: usize| self.forms[value].first().map(|form| form.splits.clone());
+                let mut beside = wishes::beside(self.function, result, &made);
+                beside.iter_mut().zip(output).filter(|(_, at)| !only(at)).for_each(|(axes, _)| axes.clear());
+                beside
+            }
+            None => return splits::whole(output.len()),
+        };
         let taken = |axis: usize| {
             inputs()
                 .any(|(&value, _)| self.made(value).uses(axis) || self.made(value).partial_on(axis).is_some())
         };
-        for (axes, at) in wished.iter_mut().zip(output) {
-            if only(at) {
-                axes.retain(|&axis| !taken(axis));
-            } else {
-                axes.clear();
-            }
-        }
+        wished.iter_mut().for_each(|axes| axes.retain(|&axis| !taken(axis)));
         wished
     }
 
@@ -412,7 +438,7 @@ impl<'p, 'g> Walker<'p, 'g> {
 /// How contributions to a reduction over a split loop combine.
 fn reduction(node: &Node, structured: &Structured) -> Result<Reduction, Error> {
     match structured.body.combiner() {
-        Some((ScalarOp::AddF, _)) => Ok(Reduction::Sum),
+        Some((ScalarOp::AddF | ScalarOp::AddI, _)) => Ok(Reduction::Sum),
         Some((ScalarOp::MaxF, _)) => Ok(Reduction::Max),
         _ => Err(Error::Reduction { location: node.location.clone() }),
     }

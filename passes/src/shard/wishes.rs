@@ -48,6 +48,22 @@ fn wish(
     }
 }
 
+/// The splits of the annotation or of the parameter that a value's only use gives it.
+pub fn direct(planner: &Planner<'_>, index: usize, value: usize) -> Option<Splits> {
+    let function = &planner.graph.functions[index];
+    let [user] = function.values[value].users.as_slice() else { return None };
+    let node = &function.nodes[*user];
+    match &node.kind {
+        Kind::Annotation(splits) => Some(real(&planner.graph.grid, splits)),
+        Kind::Return if function.public => {
+            let position = node.operands.iter().position(|&operand| operand == value)?;
+            let port = &function.results[position];
+            Some(planner.parameter(index, &port.name, &port.r#type.shape)?.splits)
+        }
+        _ => None,
+    }
+}
+
 /// How far [`beside`] looks.
 const DEPTH: usize = 8;
 

@@ -46,7 +46,6 @@ use crate::{
         rules::rewrites,
     },
     decline::Decline,
-    fuse::erase_unused,
     options,
     outline::is_program,
     pass::{Pass, PassContext, PassError},
@@ -154,14 +153,26 @@ fn erase(known: &[Known<'_, '_>], mut rewritten: Vec<usize>) -> Result<(), PassE
     for index in rewritten.into_iter().rev() {
         let op = known[index].op;
         if ffi::uses(op.result(0)?.into()).is_empty() {
-            // Others that the algebra looks into have their own turn.
-            let operands: Vec<_> = op.operands().filter_map(ffi::value_owner).collect();
-            ffi::erase(op);
-            let mut seen = HashSet::new();
-            operands.into_iter().filter(|owner| seen.insert(ffi::op_key(*owner))).for_each(erase_unused);
+            erase_with_operands(op);
         }
     }
     Ok(())
+}
+
+/// Erases an operation, then what nobody else used of what it read: tensors to write into, constants and index
+/// arithmetic. Others that the algebra looks into have their own turn.
+fn erase_with_operands(op: Op<'_, '_>) {
+    const WITH_IT: [&str; 4] = ["tensor.empty", "linalg.fill", "arith.", "shard.process_"];
+    let mut owners: Vec<_> = op.operands().filter_map(ffi::value_owner).collect();
+    let mut seen = HashSet::new();
+    owners.retain(|owner| seen.insert(ffi::op_key(*owner)));
+    ffi::erase(op);
+    for owner in owners {
+        let unused = owner.results().all(|result| ffi::uses(result.into()).is_empty());
+        if unused && WITH_IT.iter().any(|prefix| walk::name(owner).starts_with(prefix)) {
+            erase_with_operands(owner);
+        }
+    }
 }
 
 /// Operations that hang together, as terms.

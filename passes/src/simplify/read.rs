@@ -82,11 +82,7 @@ pub fn read<'c, 'a>(
 
 type Reading<'c, 'a> = Option<(Kind, Vec<Val<'c, 'a>>)>;
 
-fn kind_of<'c, 'a>(
-    module: Op<'c, 'a>,
-    grid: &Grid,
-    op: Op<'c, 'a>,
-) -> Result<Reading<'c, 'a>, PassError> {
+fn kind_of<'c, 'a>(module: Op<'c, 'a>, grid: &Grid, op: Op<'c, 'a>) -> Result<Reading<'c, 'a>, PassError> {
     if let Some(collective) = Collective::cast(op) {
         return collective_kind(module, collective);
     }
@@ -106,9 +102,10 @@ fn collective_kind<'c, 'a>(
     let axes = Group::of(module, collective)?.axes;
     let repeats = (1..axes.len()).any(|at| axes[..at].contains(&axes[at]));
     // What other passes noted on a collective would be lost.
-    let noted = collective.op.attributes().any(|(name, _)| {
-        name.as_string_ref().as_str().is_ok_and(|name| name.starts_with("t3."))
-    });
+    let noted = collective
+        .op
+        .attributes()
+        .any(|(name, _)| name.as_string_ref().as_str().is_ok_and(|name| name.starts_with("t3.")));
     let (Some(reduction), false, false) = (reduction_of(collective), repeats, noted) else { return Ok(None) };
     let dimension = collective.dimension().unwrap_or(0);
     let kind = match collective.kind {
@@ -241,23 +238,27 @@ fn expected(grid: &Grid, kind: &Kind, operands: &[TensorType]) -> Option<TensorT
     Some(r#type)
 }
 
-/// Groups of operations that read one another's results, of those groups that have a collective. Collectives that
-/// read the same value belong together as well. Single numbers tie nothing: moving them costs nothing, and a loss
+/// Groups of operations that read one another's results, of those groups that have a collective. What reads a value
+/// that a collective reads belongs to it as well. Single numbers tie nothing: moving them costs nothing, and a loss
 /// or a norm would tie everything.
 pub fn components(known: &[Known<'_, '_>]) -> Vec<Vec<usize>> {
     let mut parents: Vec<usize> = (0..known.len()).collect();
-    let mut makers: HashMap<usize, usize> = HashMap::new();
+    let mut owners: HashMap<usize, usize> = HashMap::new();
     for (index, one) in known.iter().enumerate() {
-        for operand in &one.operands {
-            let is_number = TensorType::of(*operand).is_ok_and(|r#type| r#type.shape.is_empty());
-            let key = ffi::value_key(*operand);
-            match makers.get(&key) {
-                Some(maker) if !is_number => join(&mut parents, *maker, index),
-                None if one.is_collective() && !is_number => drop(makers.insert(key, index)),
-                _ => {}
+        owners.insert(ffi::value_key(one.result), index);
+    }
+    let is_number = |value: &Val<'_, '_>| TensorType::of(*value).is_ok_and(|r#type| r#type.shape.is_empty());
+    for (index, one) in known.iter().enumerate().filter(|(_, one)| one.is_collective()) {
+        for operand in one.operands.iter().filter(|operand| !is_number(operand)) {
+            owners.entry(ffi::value_key(*operand)).or_insert(index);
+        }
+    }
+    for (index, one) in known.iter().enumerate() {
+        for operand in one.operands.iter().filter(|operand| !is_number(operand)) {
+            if let Some(owner) = owners.get(&ffi::value_key(*operand)) {
+                join(&mut parents, *owner, index);
             }
         }
-        makers.insert(ffi::value_key(one.result), index);
     }
     let mut groups: HashMap<usize, Vec<usize>> = HashMap::new();
     for index in 0..known.len() {

@@ -5,9 +5,7 @@ use std::collections::HashMap;
 
 use melior::ir::operation::OperationLike;
 use t3c_ir::{
-    Op, Val,
-    attributes::{array_of, integers_of},
-    ffi,
+    Op, Val, ffi,
     function::{Function, Port, SPLIT, callee},
     views::Collective,
     walk,
@@ -30,7 +28,7 @@ pub fn same<'c, 'a>(
     // A type that is no static tensor has no parts to speak of.
     let ports = function.argument_ports().unwrap_or_default();
     for (index, argument) in function.arguments().into_iter().enumerate() {
-        let axes = ports.get(index).map_or(0, |port| of_port(function.0, port));
+        let axes = ports.get(index).map_or(0, of_port);
         known.insert(ffi::value_key(argument), axes);
     }
     for op in function.body().map(walk::operations).unwrap_or_default() {
@@ -63,7 +61,7 @@ fn results<'c, 'a>(
     let callee = callee(module, op);
     if let Some(program) = callee.filter(|callee| is_program(*callee)) {
         let ports = program.result_ports().unwrap_or_default();
-        return Ok(ports.iter().map(|port| of_port(program.0, port)).take(count).collect());
+        return Ok(ports.iter().map(of_port).take(count).collect());
     }
     let is_unknown = walk::is(op, "func.call") && callee.and_then(Function::body).is_none();
     let same = if is_local(op) && !is_unknown { operands(op, known) } else { 0 };
@@ -83,8 +81,10 @@ fn is_local(op: Op<'_, '_>) -> bool {
 /// The axes along which everything that an operation reads is the same.
 fn operands(op: Op<'_, '_>, known: &HashMap<usize, Axes>) -> Axes {
     let inner = walk::walk(op);
-    let own: Vec<usize> =
-        inner.iter().flat_map(|op| op.results().map(|r| ffi::value_key(r.into())).collect::<Vec<_>>()).collect();
+    let own: Vec<usize> = inner
+        .iter()
+        .flat_map(|op| op.results().map(|r| ffi::value_key(r.into())).collect::<Vec<_>>())
+        .collect();
     let outside = inner.iter().flat_map(|op| op.operands().collect::<Vec<_>>()).filter(|value| {
         let key = ffi::value_key(*value);
         // Arguments of inner blocks are not known either, and stand for operands.
@@ -94,16 +94,10 @@ fn operands(op: Op<'_, '_>, known: &HashMap<usize, Axes>) -> Axes {
 }
 
 /// The axes along which a port is not split. Without `t3.split` nothing is promised.
-fn of_port(function: Op<'_, '_>, port: &Port) -> Axes {
-    let Some((_, text)) = port.attributes.iter().find(|(name, _)| name == SPLIT) else { return 0 };
-    let context = ffi::context_of(function);
-    let Some(attribute) = melior::ir::Attribute::parse(context, text) else { return 0 };
-    let axes: Vec<i64> = match array_of(attribute) {
-        Some(dimensions) => dimensions.into_iter().filter_map(integers_of).flatten().collect(),
-        None => match integers_of(attribute) {
-            Some(axes) => axes,
-            None => return 0,
-        },
-    };
-    !mask(&axes.into_iter().filter_map(|axis| usize::try_from(axis).ok()).filter(|a| *a < 64).collect::<Vec<_>>())
+fn of_port(port: &Port) -> Axes {
+    if !port.attributes.iter().any(|(name, _)| name == SPLIT) {
+        return 0;
+    }
+    let axes: Vec<usize> = port.splits().into_iter().flatten().filter(|axis| *axis < 64).collect();
+    !mask(&axes)
 }

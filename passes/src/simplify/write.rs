@@ -92,11 +92,7 @@ impl<'c, 'a> Writer<'_, 'c, 'a> {
     }
 
     /// What a term reads. Elementwise work reads through views.
-    fn reads(
-        &mut self,
-        term: &Term,
-        place: Place<'c, 'a>,
-    ) -> Result<Vec<(Val<'c, 'a>, Layout)>, PassError> {
+    fn reads(&mut self, term: &Term, place: Place<'c, 'a>) -> Result<Vec<(Val<'c, 'a>, Layout)>, PassError> {
         let operands: Vec<Id> = match term {
             Term::Map(operands) => operands[1..].to_vec(),
             term => term.children().last().copied().into_iter().collect(),
@@ -171,8 +167,7 @@ impl<'c, 'a> Writer<'_, 'c, 'a> {
             }
             Term::Reduce([g, r, _]) => collective("shard.all_reduce", *g, None, Some(*r))?,
             Term::Exchange([g, s, c, _]) => {
-                let value =
-                    collective("shard.all_to_all", *g, Some(("split_axis", number(*s))), None)?;
+                let value = collective("shard.all_to_all", *g, Some(("split_axis", number(*s))), None)?;
                 if let Some(op) = ffi::value_owner(value) {
                     let axis = t3c_ir::attributes::index_attr(builder.context(), number(*c) as i64);
                     ffi::set_attribute(op, "concat_axis", axis);
@@ -242,7 +237,6 @@ fn cut<'c, 'a>(
         named(context, "static_sizes", integers(&cut.sizes)),
         named(context, "static_strides", integers(&cut.strides)),
     ];
-    let op =
-        builder.op("tensor.extract_slice", &[x], &[result.to_mlir(context)], &attributes, vec![])?;
+    let op = builder.op("tensor.extract_slice", &[x], &[result.to_mlir(context)], &attributes, vec![])?;
     Ok(op.result(0)?.into())
 }

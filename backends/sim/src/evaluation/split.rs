@@ -5,8 +5,11 @@ use crate::{
     memory::Arbitration,
     policy::Runner,
     units::Picoseconds,
-    workload::{Collective, Divided, Mover, Operation, Output, Pattern, Producer, Work, Workload},
+    workload::{
+        AddressSpace, Collective, Divided, Mover, Operation, Output, Pattern, Producer, Work, Workload,
+    },
 };
+use t3c_schedule::configure_ring_reduce_scatter;
 
 use super::{Case, geomean};
 
@@ -62,24 +65,24 @@ fn workloads(case: &Case) -> ([Workload; 1], [Workload; 2]) {
     )
 }
 
-/// What sharing memory with its reduce-scatter costs a product under `t3`: the time until its last
-/// multiplication, beside the same alone.
-pub fn contention(case: &Case, system: &System) -> Result<f64, Error> {
+/// What an overlapped reduce-scatter costs a product: the time until its last multiplication, beside the same
+/// alone. With `moving` units the reduce-scatter is software's, which takes them from the product; with none it
+/// is track-and-trigger's, which takes memory alone.
+pub fn contention(case: &Case, system: &System, moving: u64) -> Result<f64, Error> {
     let mut runner = Runner::new(system, false, false);
     let (product, _) = workloads(case);
     let Workload::Producer(producer) = &product[0] else { return Ok(1.0) };
-    let divided = Divided {
-        extent: producer.output.extent,
-        index_bytes: producer.output.index_bytes(),
-        devices: case.devices,
-    };
-    let space = crate::workload::AddressSpace {
-        chunks: t3c_schedule::configure_ring_reduce_scatter(case.devices),
-        block: 128.min(divided.extent / u64::from(case.devices)).max(1),
-    };
+    let output = &producer.output;
+    let divided = Divided { extent: output.extent, index_bytes: output.index_bytes(), devices: case.devices };
+    let block = system.compute.tile_rows.min(divided.extent / u64::from(case.devices)).max(1);
+    let space = AddressSpace { chunks: configure_ring_reduce_scatter(case.devices), block };
     let alone = runner.workload(&product[0])?;
-    let units = system.compute.units;
-    let fused = Workload::Fused(producer.clone(), space, divided, Mover::Engine);
-    let fused = runner.on_units(&fused, Arbitration::RoundRobin, (units, units), None)?;
-    Ok(fused.computed.as_seconds() / alone.computed.as_seconds().max(1e-12))
+    let all = system.compute.units;
+    let (space, mover, units) = match moving {
+        0 => (space, Mover::Engine, (all, all)),
+        _ => (space.in_software(), Mover::Units, (all.saturating_sub(moving).max(1), moving)),
+    };
+    let fused = Workload::Fused(producer.clone(), space, divided, mover);
+    let fused = runner.on_units(&fused, Arbitration::RoundRobin, units, None)?;
+    Ok(fused.computed.as_seconds() / alone.computed.as_seconds().max(f64::MIN_POSITIVE))
 }

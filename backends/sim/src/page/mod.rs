@@ -18,8 +18,8 @@ svg{width:100%;height:auto;display:block;margin:.6rem 0}
 svg text{font:12px system-ui,sans-serif;fill:#333}svg .m{text-anchor:middle}svg .e{text-anchor:end}svg .t{fill:#666}
 svg .g{stroke:#e3e3e3}svg .b{stroke:#555;stroke-dasharray:3 3}
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums;width:100%}
-th,td{padding:3px 8px;border-bottom:1px solid #e3e3e3;text-align:right}th{background:#f6f6f6}
-th:first-child,td:first-child{text-align:left;overflow-wrap:anywhere}
+th,td{padding:3px 8px;border-bottom:1px solid #e3e3e3;text-align:right;white-space:nowrap}th{background:#f6f6f6}
+th:first-child,td:first-child{text-align:left;white-space:normal;overflow-wrap:anywhere}
 .w{overflow-x:auto}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}dt{font-weight:600}dd{margin:0}
 .near{background:#e6f4ea}.far{background:#fdeeda}
 ";

@@ -52,14 +52,21 @@ fn one(report: &Report) -> String {
     body += "<h2>Memory traffic</h2>\n<p>Bytes requested at one device's memory in each sub-layer, by cause. Track-and-trigger reads less for the exchange, because memory adds in place and the first part goes straight to the neighbour.</p>\n";
     body += &traffic(report);
     body += &over_time(report);
-    body += "<h2>Links</h2>\n<p>Share of one link's capacity that is used during the sub-layer.</p>\n";
+    body += "<h2>Links</h2>\n<p>Share of the links' capacity that is used during the sub-layer.</p>\n";
     body += &links(report);
     body += "<h2>Numbers</h2>\n";
     body + &numbers(report)
 }
 
+/// A sub-layer's name for a plot: without its place in a file, which the table of numbers has.
 fn name(layer: &SubLayerReport) -> String {
-    if layer.fused { layer.name.clone() } else { format!("{} (not fused)", layer.name) }
+    let short = short(&layer.name);
+    if layer.fused { short } else { format!("{short} (not fused)") }
+}
+
+fn short(name: &str) -> String {
+    let end = [" (", " at "].iter().filter_map(|mark| name.find(mark)).min().unwrap_or(name.len());
+    name[..end].trim_matches('"').to_owned()
 }
 
 fn speedups(report: &Report) -> String {
@@ -120,7 +127,10 @@ fn traffic(report: &Report) -> String {
                 t.ag_writes,
                 t.tracker_spills,
             ];
-            rows.push((format!("{}: {policy}", layer.name), bytes.iter().map(|b| *b as f64 / 1e6).collect()));
+            rows.push((
+                format!("{}: {policy}", short(&layer.name)),
+                bytes.iter().map(|b| *b as f64 / 1e6).collect(),
+            ));
         }
     }
     svg::stacked("Memory traffic by cause", "megabytes a device", &CAUSES, &rows)
@@ -182,7 +192,7 @@ fn links(report: &Report) -> String {
         .iter()
         .map(|layer| (name(layer), names.iter().map(|n| share(layer, n)).collect()))
         .collect();
-    svg::dots("Link utilisation by policy", "percent of one link's capacity", &names, &rows, 0.0)
+    svg::dots("Link utilisation by policy", "percent of the links' capacity", &names, &rows, 0.0)
 }
 
 fn numbers(report: &Report) -> String {

@@ -132,17 +132,11 @@ fn across_views() -> Vec<Rule> {
                 format!("(map {f} {})", operands.join(" "))
             }
         ),
-        rule!(
-            Exact,
-            "cut-before-map",
-            each("(cut ?k (map ?f {x}))", "(map ?f [cut ?k {x}])"),
-            always,
-            |s| {
-                let (map, c) = (s.map_of_values(), s.dimension());
-                let k = s.cut_of(&map, &c);
-                format!("(cut {k} {map})")
-            }
-        ),
+        rule!(Exact, "cut-before-map", each("(cut ?k (map ?f {x}))", "(map ?f [cut ?k {x}])"), always, |s| {
+            let (map, c) = (s.map_of_values(), s.dimension());
+            let k = s.cut_of(&map, &c);
+            format!("(cut {k} {map})")
+        }),
     ]
 }
 

@@ -1,7 +1,9 @@
 //! Whole modules through the partitioner.
 
+mod experts;
+mod imported;
 mod models;
-mod oracle;
+pub(crate) mod oracle;
 mod transformer;
 
 use t3c_ir::{

@@ -40,13 +40,13 @@ fn input(name: &str, r#type: &TensorType, seed: u64) -> Tensor {
 }
 
 /// One big device and the grid give the same numbers.
-fn compare(whole: &Module<'_>, parts: &Module<'_>) {
+pub fn compare(whole: &Module<'_>, parts: &Module<'_>) {
     let grid = t3c_ir::function::grid(parts.op()).unwrap().1;
     let name = entry(whole.op()).unwrap().name();
     let ports = entry(whole.op()).unwrap().argument_ports().unwrap();
     let inputs: Vec<Tensor> =
         ports.iter().zip(1..).map(|(port, seed)| input(&port.name, &port.r#type, seed)).collect();
-    let expected = Interpreter::new(whole.op()).on_one_device().run_one(&name, &inputs).unwrap();
+    let expected = Interpreter::new(whole.op()).widened().on_one_device().run_one(&name, &inputs).unwrap();
     let local = entry(parts.op()).unwrap();
     let scattered: Vec<Vec<Tensor>> = inputs
         .iter()
@@ -56,7 +56,7 @@ fn compare(whole: &Module<'_>, parts: &Module<'_>) {
     let per_device: Vec<Vec<Tensor>> = (0..grid.devices() as usize)
         .map(|device| scattered.iter().map(|parts| parts[device].clone()).collect())
         .collect();
-    let found = Interpreter::new(parts.op()).run(&name, &per_device).unwrap();
+    let found = Interpreter::new(parts.op()).widened().run(&name, &per_device).unwrap();
     for (index, (expected, port)) in expected.iter().zip(local.result_ports().unwrap()).enumerate() {
         let parts: Vec<Tensor> = found.iter().map(|results| results[index].clone()).collect();
         let whole = gather(&parts, &port.splits(), &grid).unwrap();

@@ -3,8 +3,7 @@
 use melior::ir::Attribute;
 use t3c_ir::{
     Builder, Context, Module, Predicate, Ref, ScalarOp, Splits, Val, ffi,
-    function::functions,
-    units::{Unit, UnitKind, ensure, unit_of},
+    units::{Unit, ensure},
     views::Collective,
     walk,
 };
@@ -69,7 +68,7 @@ fn annotate<'c, 'a>(
 
 fn add_layer(module: &Module<'_>, layout: &Layout) {
     let q = tensor(&[N, layout.kv, layout.queries, 2, E]);
-    let unit = Unit::attention(&q);
+    let unit = Unit::attention(&q).aligned();
     let attention = ensure(module.op(), &unit).unwrap();
     let weights = layout.weights();
     let mut arguments =
@@ -130,7 +129,7 @@ fn training_step<'c>(context: &'c Context, layout: &Layout) -> Module<'c> {
     let module = grid(context, &layout.axes);
     add_layer(&module, layout);
     let embed = Unit::lookup(&tensor(&[V, D]), &ids(&[N]));
-    let pick = Unit::lookup(&tensor(&[N, D]), &ids(&[N]));
+    let pick = Unit::lookup(&tensor(&[N, D]), &ids(&[N])).aligned();
     let symbols = [&embed, &pick].map(|unit| ensure(module.op(), unit).unwrap());
     let weights = layout.weights();
     let names: Vec<String> = weights.iter().map(|(name, ..)| format!("param/{name}")).collect();
@@ -168,27 +167,11 @@ fn training_step<'c>(context: &'c Context, layout: &Layout) -> Module<'c> {
         vec![cross_entropy(b, logits, data[3])]
     });
     autodiff::differentiate(module.op(), &autodiff::Autodiff::default()).unwrap();
-    align(&module);
     module
 }
 
-/// Marks the units whose indices point into the device's own tokens.
-fn align(module: &Module<'_>) {
-    for function in functions(module.op()) {
-        let Some(unit) = unit_of(function) else { continue };
-        let aligned = match unit.kind {
-            UnitKind::Lookup => unit.arguments[0].shape[0] == N,
-            UnitKind::LookupGrad => unit.results[0].shape[0] == N,
-            _ => true,
-        };
-        if aligned {
-            ffi::set_attribute(function.0, "t3.aligned", Attribute::unit(ffi::context_of(module.op())));
-        }
-    }
-}
-
 /// The collectives of a function: `all_gather 1 @0` is over axis 1 along dimension 0.
-fn moves(module: &Module<'_>, function: &str) -> Vec<String> {
+pub fn moves(module: &Module<'_>, function: &str) -> Vec<String> {
     let function = t3c_ir::function::function(module.op(), function).unwrap();
     let text = |collective: Collective<'_, '_>| {
         let axes: Vec<String> = collective.axes().iter().map(usize::to_string).collect();

@@ -1,0 +1,16 @@
+// pass: t3-simplify
+// Work on the box alone.
+shard.grid @grid(shape = 4)
+
+func.func private @f(%arg0: tensor<8x6xf32>) -> tensor<4x6xf32> {
+  %0 = shard.all_reduce %arg0 on @grid grid_axes = [0] : tensor<8x6xf32> -> tensor<8x6xf32>
+  %1 = tensor.empty() : tensor<8x6xf32>
+  %2 = linalg.generic {indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>, affine_map<(d0, d1) -> (d0, d1)>], iterator_types = ["parallel", "parallel"]}
+    ins(%0 : tensor<8x6xf32>) outs(%1 : tensor<8x6xf32>) {
+  ^bb0(%i0: f32, %o_: f32):
+    %r = math.exp %i0 : f32
+    linalg.yield %r : f32
+  } -> tensor<8x6xf32>
+  %3 = tensor.extract_slice %2[0, 0] [4, 6] [1, 1] : tensor<8x6xf32> to tensor<4x6xf32>
+  return %3 : tensor<4x6xf32>
+}

@@ -1,0 +1,14 @@
+// pass: t3-simplify
+// A part of what repeats repeats less often.
+shard.grid @grid(shape = 4)
+
+func.func private @f(%arg0: tensor<6xf32>) -> tensor<2x6xf32> {
+  %0 = tensor.empty() : tensor<8x6xf32>
+  %1 = linalg.generic {indexing_maps = [affine_map<(d0, d1) -> (d1)>, affine_map<(d0, d1) -> (d0, d1)>], iterator_types = ["parallel", "parallel"]}
+    ins(%arg0 : tensor<6xf32>) outs(%0 : tensor<8x6xf32>) {
+  ^bb0(%i0: f32, %o_: f32):
+    linalg.yield %i0 : f32
+  } -> tensor<8x6xf32>
+  %2 = shard.all_slice %1 on @grid grid_axes = [0] slice_axis = 0 : tensor<8x6xf32> -> tensor<2x6xf32>
+  return %2 : tensor<2x6xf32>
+}
