@@ -72,6 +72,8 @@ pub(crate) struct Gemm {
     pub(crate) plan: GemmPlan,
     /// Whether the schedule's second operand is the kernel's first.
     pub(crate) swapped: bool,
+    /// Whether the outermost dimension of the result is one of rows.
+    pub(crate) outermost_rows: bool,
 }
 
 /// A product of ragged groups of rows: its batch is the experts.
@@ -256,7 +258,7 @@ impl Preparation<'_> {
             k: vec![dim(depth, [1, by_depth, 0])],
         };
         let plan = GemmPlan::ragged(&contraction, self.machine)?;
-        let gemm = Gemm { plan, swapped: false };
+        let gemm = Gemm { plan, swapped: false, outermost_rows: true };
         Ok(Prepared::Grouped(Box::new(GroupedPlan { gemm, grouped: grouped_extents(x, w[1]) })))
     }
 
@@ -270,7 +272,9 @@ impl Preparation<'_> {
             what: "a contraction with a loop that neither operand has".into(),
             expected: "every loop in an operand".into(),
         })?;
-        Ok(Gemm { plan: GemmPlan::new(&dims, self.machine)?, swapped })
+        let first = if swapped { &contraction.b } else { &contraction.a };
+        let outermost_rows = contraction.c.first().is_some_and(|outermost| first.contains(outermost));
+        Ok(Gemm { plan: GemmPlan::new(&dims, self.machine)?, swapped, outermost_rows })
     }
 
     fn fused(
@@ -534,7 +538,7 @@ pub(crate) fn joins(prepared: &[Vec<Option<Prepared>>], instances: &[Instance]) 
     };
     let Some(Prepared::Kernel(kernel)) = of(last) else { return false };
     let Some(rows) = kernel.needs.rows.as_ref().filter(|_| kernel.checks.is_empty()) else { return false };
-    if gemm.plan.batches() != 1 || gemm.plan.rows() != rows.count {
+    if gemm.plan.batches() != 1 || !gemm.outermost_rows || gemm.plan.rows() != rows.count {
         return false;
     }
     let made = instances[..instances.len() - 1].iter().flat_map(|instance| &instance.writes);
