@@ -6,7 +6,7 @@ use melior::ir::{
 };
 use t3c_schedule::Element;
 
-use crate::{Error, Val, ffi};
+use crate::{Error, Val};
 
 /// A ranked tensor of static shape.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -29,10 +29,7 @@ impl TensorType {
     /// When it is not a ranked tensor of static shape and known element type.
     pub fn of(value: Val<'_, '_>) -> Result<Self, Error> {
         use melior::ir::ValueLike;
-        Self::from_mlir(value.r#type()).map_err(|error| match (error, ffi::value_home(value)) {
-            (Error::Mlir(message), Some(home)) => Error::at(home, message),
-            (error, _) => error,
-        })
+        Self::from_mlir(value.r#type())
     }
 
     /// A type from MLIR. A scalar counts as a tensor of rank 0.
@@ -66,7 +63,7 @@ impl TensorType {
 
     /// Elements.
     pub fn elements(&self) -> u64 {
-        self.shape.iter().fold(1, |elements, &extent| elements.saturating_mul(extent))
+        self.shape.iter().fold(1, |all, &extent| all.saturating_mul(extent))
     }
 }
 

@@ -236,6 +236,9 @@ pub fn annotation(op: Op<'_, '_>) -> Option<Splits> {
     let axes = |part: &str| part.split(',').filter_map(|axis| axis.trim().parse().ok()).collect();
     let mut splits: Splits =
         inner.split('[').skip(1).map(|part| axes(part.split(']').next().unwrap_or_default())).collect();
+    while splits.len() > rank && splits.last().is_some_and(Vec::is_empty) {
+        splits.pop();
+    }
     if splits.len() < rank {
         splits.resize(rank, vec![]);
     }
