@@ -110,7 +110,8 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub fn new(producer: &Producer, sections: &[Section], system: &System, units: u64) -> Self {
-        let tiles = tiles(&producer.output, sections, system);
+        let size = tile_size(producer, sections, system, units.max(1));
+        let tiles = tiles(&producer.output, sections, size);
         let row_panels = tiles.iter().map(|tile| tile.row_panel + 1).max().unwrap_or(0);
         let column_panels = tiles.iter().map(|tile| tile.column_panel + 1).max().unwrap_or(0);
         let mut items = 0;
@@ -222,9 +223,48 @@ impl Plan {
     }
 }
 
+/// The least rows and columns of a tile.
+const LEAST_TILE: u64 = 32;
+
+/// Rows and columns of a tile: the system's, unless they leave units idle. A library then takes a kernel with
+/// smaller tiles, as long as it gains: smaller tiles load more for what they multiply.
+fn tile_size(producer: &Producer, sections: &[Section], system: &System, units: u64) -> (u64, u64) {
+    let full = (system.compute.tile_rows, system.compute.tile_columns);
+    let element = producer.works.iter().find_map(|work| match work {
+        Work::Product { element, .. } => Some(*element),
+        Work::Stream { .. } => None,
+    });
+    let Some(element) = element else { return full };
+    let Output { inner, columns, layers, .. } = producer.output;
+    let count = |(rows, width): (u64, u64)| {
+        let height = |section: &Section| ((section.range.end - section.range.start) * inner).div_ceil(rows);
+        sections.iter().map(height).sum::<u64>() * columns.div_ceil(width) * layers
+    };
+    // Time of one reduction index of the whole output.
+    let time = |size: (u64, u64)| {
+        let (waves, busy) = (count(size).div_ceil(units), count(size).min(units));
+        let cycles = (2 * size.0 * size.1).div_ceil(system.compute.matrix_flops_per_cycle(element));
+        let loaded = busy * (size.0 + size.1) * element.bytes();
+        let step = duration(cycles, system.compute.clock).max(duration(loaded, system.cache.bandwidth));
+        step.0.saturating_mul(waves)
+    };
+    let mut best = full;
+    let mut size = full;
+    while count(size) < units && size.0.max(size.1) > LEAST_TILE {
+        if size.0 > size.1 {
+            size.0 = size.0.div_ceil(2)
+        } else {
+            size.1 = size.1.div_ceil(2)
+        }
+        if time(size) < time(best) {
+            best = size;
+        }
+    }
+    best
+}
+
 /// The tiles in work-group order.
-fn tiles(output: &Output, sections: &[Section], system: &System) -> Vec<Tile> {
-    let (tile_rows, tile_columns) = (system.compute.tile_rows, system.compute.tile_columns);
+fn tiles(output: &Output, sections: &[Section], (tile_rows, tile_columns): (u64, u64)) -> Vec<Tile> {
     let column_tiles = output.columns.div_ceil(tile_columns);
     let mut tiles = Vec::new();
     let mut row_panel = 0;
@@ -288,6 +328,14 @@ mod tests {
         let time = plan.load(0, 0, &system).time;
         let flops = 80 * 2 * 128 * 128 * 64;
         assert!(time >= duration(flops, system.matrix_flops_per_second(Element::F16)));
+    }
+
+    #[test]
+    fn few_tiles_become_smaller_ones() {
+        let (whole, _) = plan(1280, 1024, 64);
+        assert_eq!(whole.tiles.len(), 80, "as many as units");
+        let (small, _) = plan(256, 512, 64);
+        assert!(small.tiles.len() > 8 && small.tiles.len() <= 160, "{}", small.tiles.len());
     }
 
     #[test]

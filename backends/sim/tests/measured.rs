@@ -124,3 +124,24 @@ fn contention_on_four_a100s() {
     assert!((0.12..0.26).contains(&mean), "{mean}");
     assert!(slower.iter().all(|slower| (0.0..0.40).contains(slower)), "{slower:?}");
 }
+
+/// Overlap in software loses for small products on H100s (kraken issue 19, up to 1024 rows; Triton-distributed falls
+/// back to the sequence below 10¹¹ operations a device) and can win for large ones.
+#[test]
+fn small_products_are_not_worth_overlapping_in_software() {
+    let system = System::open("h100-x8").unwrap();
+    let speedup = |m, n, k| {
+        let policies = vec![Policy::CuSplit8, Policy::CuSplit16];
+        let options = Options { policies, ..Options::default() };
+        let report = simulate(&gemm_reduce_scatter(m, n, k, 8), &system, &options).unwrap();
+        report.sublayers[0].speedup.values().copied().fold(0.0, f64::max)
+    };
+    for (m, n, k) in [(512, 4096, 14336), (1024, 4096, 14336), (4096, 4096, 1024), (8192, 8192, 3696)] {
+        let operations = (2 * m * n * k) as f64;
+        println!("{m}x{n}x{k}, {operations:.1e} operations: {:.2}", speedup(m, n, k));
+    }
+    assert!(speedup(512, 4096, 14336) < 1.0);
+    assert!(speedup(1024, 4096, 14336) < 1.0);
+    assert!(speedup(8192, 8192, 3696) > 1.0);
+    assert!(speedup(4096, 4096, 1024) < 1.0);
+}

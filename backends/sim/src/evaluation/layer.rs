@@ -21,9 +21,10 @@ pub enum Pass {
     Prompt,
 }
 
-/// The model on `devices`, its layers called as often as there are.
-pub fn schedule(model: &Model, devices: u32, pass: Pass) -> Schedule {
-    let mut layer = Layer { model, devices, buffers: Vec::new(), steps: Vec::new() };
+/// The model on `devices`, its layers called as often as there are. The chunks of a sub-layer, by its name, run
+/// along `dimension`: rows (0) or columns (1).
+pub fn schedule(model: &Model, devices: u32, pass: Pass, dimension: &dyn Fn(&str) -> usize) -> Schedule {
+    let mut layer = Layer { model, devices, dimension, buffers: Vec::new(), steps: Vec::new() };
     layer.forward();
     if pass == Pass::Training {
         layer.backward();
@@ -58,6 +59,7 @@ pub fn schedule(model: &Model, devices: u32, pass: Pass) -> Schedule {
 struct Layer<'m> {
     model: &'m Model,
     devices: u32,
+    dimension: &'m dyn Fn(&str) -> usize,
     buffers: Vec<Buffer>,
     steps: Vec<Step>,
 }
@@ -110,14 +112,16 @@ impl Layer<'_> {
         let (tokens, hidden) = (self.model.tokens(), self.model.hidden);
         let producer = self.contraction(1, tokens, hidden, k);
         let partial = producer.writes[0];
-        let chunk = tokens / u64::from(self.devices);
-        let reduced = self.buffer(&[chunk, hidden]);
+        let dimension = (self.dimension)(location).min(1);
+        let mut part = [tokens, hidden];
+        part[dimension] = part[dimension].div_ceil(u64::from(self.devices));
+        let reduced = self.buffer(&part);
         let gathered = self.buffer(&[tokens, hidden]);
         let bytes = self.buffers[partial].bytes();
         let collective = |kind, input, output| Collective {
             kind,
             axes: vec![0],
-            dimension: 0,
+            dimension,
             concatenate: None,
             reduction: Reduction::Sum,
             bytes,
@@ -129,8 +133,8 @@ impl Layer<'_> {
             producers: vec![producer],
             collective: collective(CollectiveKind::ReduceScatter, partial, reduced),
             shape: vec![tokens, hidden],
-            dimension: 0,
-            block: 128.min(chunk),
+            dimension,
+            block: 128.min(part[dimension]),
             chunks: configure_ring_reduce_scatter(self.devices),
             result: reduced,
         };
@@ -206,7 +210,7 @@ mod tests {
     fn layers_are_well_formed() {
         for model in &MODELS {
             for pass in [Pass::Training, Pass::Prompt] {
-                let schedule = schedule(model, model.devices[0], pass);
+                let schedule = schedule(model, model.devices[0], pass, &|name| usize::from(name == "OP"));
                 t3c_schedule::verify(&schedule).unwrap();
             }
         }
@@ -215,7 +219,7 @@ mod tests {
     #[test]
     fn a_training_step_is_three_times_a_prompt_in_products() {
         let flops = |pass| {
-            let schedule = schedule(&MODELS[0], 8, pass);
+            let schedule = schedule(&MODELS[0], 8, pass, &|_| 0);
             let of = |compute: &Compute| match &compute.work {
                 Work::Contraction(contraction) => contraction.gemm_shape().flops(),
                 _ => 0,

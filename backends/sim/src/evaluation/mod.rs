@@ -79,6 +79,8 @@ pub const SUB_LAYERS: [(&str, u64); 4] = [("OP", 1), ("FC-2", 4), ("FC-1", 4), (
 pub struct Case {
     /// Model, degree and sub-layer.
     pub name: String,
+    /// The model alone.
+    pub model: &'static str,
     /// The sub-layer alone.
     pub sub_layer: &'static str,
     /// Rows, columns and reduction indices on a device.
@@ -106,6 +108,7 @@ pub fn cases() -> Vec<Case> {
                 let k = factor * model.hidden / u64::from(devices);
                 cases.push(Case {
                     name: format!("{} TP{devices} {sub_layer}", model.name),
+                    model: model.name,
                     sub_layer,
                     shape: [model.tokens(), model.hidden, k],
                     devices,

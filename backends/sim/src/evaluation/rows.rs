@@ -73,7 +73,14 @@ pub fn reproduce(system: &System, progress: impl Fn(usize, usize) + Sync) -> Res
             let model = &MODELS[model];
             let policies = vec![Policy::T3, Policy::T3Mca, Policy::IdealOverlap];
             let options = Options { policies, phase: phase(pass).to_owned(), ..Options::default() };
-            let report = simulate(&schedule(model, devices, pass), system, &options)?;
+            // Each sub-layer's chunks run as they did alone.
+            let dimension = |name: &str| {
+                let is_it = |case: &Case| {
+                    case.model == model.name && case.devices == devices && case.sub_layer == name
+                };
+                evaluated.iter().find(|e| is_it(&e.case)).map_or(0, |e| e.dimension)
+            };
+            let report = simulate(&schedule(model, devices, pass, &dimension), system, &options)?;
             let name = format!("{} TP{devices}", model.name);
             Ok::<_, Error>(EndToEnd { name, is_main: model.is_main, pass, report })
         },

@@ -61,7 +61,7 @@ pub fn measure(system: &System) -> Result<Vec<Speed>, Error> {
     let every = Options { all_devices: true, ..one.clone() };
     speeds.push(best("all-devices.64", 1, || sub_layer([8192, 1024, 256], 64, &wide, &every))?);
     let model = &MODELS[MODELS.len() - 1];
-    let training = schedule(model, model.devices[0], Pass::Training);
+    let training = schedule(model, model.devices[0], Pass::Training, &|_| 0);
     speeds.push(best("end-to-end.mt-nlg.training", 1, || Ok(simulate(&training, system, &one)?.events))?);
     Ok(speeds)
 }

@@ -40,12 +40,22 @@ impl Scale {
         let power = 10f64.powf(rough.log10().floor());
         let step =
             [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|s| s * power).find(|s| *s >= rough).unwrap_or(rough);
-        let (low, high) = ((low / step).floor() * step, (high / step).ceil() * step);
+        // A sum of shares may be a hair over its whole.
+        let (low, high) = ((low / step + 1e-6).floor() * step, (high / step - 1e-6).ceil() * step);
         Self { low, high: if high > low { high } else { low + step }, from, to, step }
     }
 
     fn at(&self, value: f64) -> f64 {
         self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
+    }
+
+    /// A tick with the digits that tell it from its neighbours.
+    fn label(&self, tick: f64) -> String {
+        let digits = (0..9).find(|&digits| {
+            let scaled = self.step * 10f64.powi(digits);
+            (scaled - scaled.round()).abs() < 1e-6 * scaled.max(1.0) && scaled.round() >= 1.0
+        });
+        format!("{tick:.0$}", digits.unwrap_or(2) as usize)
     }
 
     fn ticks(&self) -> impl Iterator<Item = f64> + '_ {
@@ -106,7 +116,7 @@ fn x_axis(svg: &mut String, scale: &Scale, top: f64, bottom: f64, name: &str) {
             svg,
             "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top:.1}\" y2=\"{bottom:.1}\" class=\"g\"/>"
         );
-        text(svg, x, bottom + 15.0, "t m", &number(tick));
+        text(svg, x, bottom + 15.0, "t m", &scale.label(tick));
     }
     text(svg, (scale.from + scale.to) / 2.0, bottom + 32.0, "t m", &escape(name));
 }
@@ -207,7 +217,7 @@ pub(crate) fn over_time(
             "<line x1=\"{left}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\" class=\"g\"/>",
             WIDTH - RIGHT
         );
-        text(&mut svg, left - 8.0, at + 4.0, "t e", &number(tick));
+        text(&mut svg, left - 8.0, at + 4.0, "t e", &y.label(tick));
     }
     let _ = writeln!(
         svg,
@@ -280,7 +290,8 @@ pub(crate) fn pareto(title: &str, x_name: &str, y_name: &str, trades: &[Trade]) 
     let (left, top) = (80.0, 16.0);
     let range = |of: fn(&Trade) -> f64| {
         let (low, high) = trades.iter().map(of).fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
-        let margin = 0.08 * (high - low).max(0.02 * high.abs());
+        // Differences of a few percent are not to fill the plot.
+        let margin = (0.08 * (high - low)).max(0.05 * high.abs() - 0.5 * (high - low));
         (low - margin, high + margin)
     };
     let ((x0, x1), (y0, y1)) = (range(|t| t.x), range(|t| t.y));
@@ -295,7 +306,7 @@ pub(crate) fn pareto(title: &str, x_name: &str, y_name: &str, trades: &[Trade]) 
             "<line x1=\"{left}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\" class=\"g\"/>",
             WIDTH - RIGHT - 60.0
         );
-        text(&mut svg, left - 8.0, at + 4.0, "t e", &number(tick));
+        text(&mut svg, left - 8.0, at + 4.0, "t e", &y.label(tick));
     }
     let _ = writeln!(
         svg,
@@ -315,11 +326,26 @@ pub(crate) fn pareto(title: &str, x_name: &str, y_name: &str, trades: &[Trade]) 
         front.join(" "),
         COLOURS[3]
     );
+    let mut taken: Vec<(f64, f64, f64)> =
+        trades.iter().map(|trade| (x.at(trade.x) - 5.0, y.at(trade.y), 10.0)).collect();
     for trade in trades {
         let (cx, cy) = (x.at(trade.x), y.at(trade.y));
         let colour = if is_best(trade) { COLOURS[3] } else { COLOURS[0] };
         let _ = writeln!(svg, "<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"5\" fill=\"{colour}\"/>");
-        text(&mut svg, cx + 9.0, cy + 4.0, "l", &shortened(&trade.label, 30));
+        let width = 7.0 * trade.label.chars().count().min(30) as f64;
+        // Beside the point, else above or below, farther each time: the first place that nothing holds.
+        let places = [(9.0, 0.0), (-width / 2.0, -15.0), (-width / 2.0, 15.0), (-width - 9.0, 0.0)]
+            .into_iter()
+            .chain((2..8).flat_map(|far| [-15.0, 15.0].map(|step| (-width / 2.0, step * f64::from(far)))));
+        let is_free = |&(dx, dy): &(f64, f64)| {
+            let (left, middle) = (cx + dx, cy + dy);
+            taken.iter().all(|&(other, at, wide)| {
+                (middle - at).abs() >= 13.0 || left + width < other || other + wide < left
+            })
+        };
+        let (dx, dy) = places.into_iter().find(is_free).unwrap_or((9.0, 0.0));
+        taken.push((cx + dx, cy + dy, width));
+        text(&mut svg, cx + dx, cy + dy + 4.0, "l", &shortened(&trade.label, 30));
     }
     svg + "</svg>\n"
 }
@@ -333,6 +359,8 @@ mod tests {
         let scale = Scale::new(0.83, 1.52, 0.0, 100.0);
         assert!(scale.low <= 0.83 && scale.high >= 1.52);
         assert!(scale.ticks().count() < 12);
+        assert_eq!(Scale::new(0.0, 1.2, 0.0, 1.0).label(0.25), "0.2");
+        assert_eq!(Scale::new(0.591, 0.5925, 0.0, 1.0).label(0.592), "0.5920");
         assert_eq!(scale.at(scale.low), 0.0);
         assert_eq!(Scale::new(0.0, 0.0, 0.0, 1.0).at(0.0), 0.0);
     }
