@@ -222,7 +222,7 @@ fn sweeps_give_a_row_for_every_value() {
     let header = csv.lines().next().expect("a header");
     assert!(header.starts_with("\"tp\",sublayer,phase"), "{header}");
     for value in ["\"4\",", "\"8\","] {
-        assert_eq!(csv.lines().filter(|line| line.starts_with(value)).count(), 10, "{csv}");
+        assert_eq!(csv.lines().filter(|line| line.starts_with(value)).count(), 14, "{csv}");
     }
     let sweep = ["simulate", T_NLG, "--sweep", "link.bandwidth=75 GB/s,150 GB/s", "--format", "json"];
     let report = json(&t3c(&sweep).succeeded());
