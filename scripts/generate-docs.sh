@@ -61,11 +61,14 @@ json_output() {
   printf '%s\n\n# JSON output\n\n' "$note"
   printf 'What `--format json` prints, on standard output alone. Each has a version in its key `schema`; a version only\n'
   printf 'gains keys.\n'
+  printf '\nJSON Schemas: [compile](compile.schema.json), [simulate](simulate.schema.json), [bench](bench.schema.json),\n'
+  printf '[remarks](remarks.schema.json) (`--remarks-file FILE.json`).\n'
   printf '\n## t3c compile\n\n`t3c.compile/1`: `model`, `layers`, `parameters`; `pairs` with `found`, `fused` and `declined`\n'
   printf 'over all layers; the choices of the first line of the summary (`phase`, `tp`, …); and:\n\n'
-  printf '| key | meaning |\n|---|---|\n| `address_spaces` | list of AddressSpace |\n'
+  printf '| key | meaning |\n|---|---|\n| `pair_groups` | list of Group |\n| `address_spaces` | list of AddressSpace |\n'
   printf '| `predicted_speedup` | Prediction, or null |\n| `remarks` | list of Remark |\n'
   {
+    scripts/rust-tables.pl fields src/cli/pairs.rs Group
     scripts/rust-tables.pl fields src/cli/summary.rs AddressSpace Prediction
     scripts/rust-tables.pl fields passes/src/remark.rs Remark
   } | sed 's/^## /### /'

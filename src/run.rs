@@ -243,8 +243,7 @@ pub fn run_language_model(model: &Path, request: &Request) -> Result<Outputs, Er
             .batch(batch)
             .seq(length)
             .fuse(request.fuse)
-            .dtype(t3c_ir::Element::F32)
-            .vocab_parallel(false);
+            .dtype(t3c_ir::Element::F32);
         let compiler = compiler.goal(goal);
         match request.tp {
             Some(tp) => compiler.tp(tp),

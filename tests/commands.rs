@@ -222,7 +222,7 @@ fn sweeps_give_a_row_for_every_value() {
     let header = csv.lines().next().expect("a header");
     assert!(header.starts_with("\"tp\",sublayer,phase"), "{header}");
     for value in ["\"4\",", "\"8\","] {
-        assert_eq!(csv.lines().filter(|line| line.starts_with(value)).count(), 14, "{csv}");
+        assert_eq!(csv.lines().filter(|line| line.starts_with(value)).count(), 2 * 7, "{csv}");
     }
     let sweep = ["simulate", T_NLG, "--sweep", "link.bandwidth=75 GB/s,150 GB/s", "--format", "json"];
     let report = json(&t3c(&sweep).succeeded());
@@ -376,13 +376,12 @@ fn training_writes_a_model_that_runs_and_the_same_bits_again() {
 }
 
 #[test]
-fn an_index_that_depends_on_the_device_is_refused_at_its_place() {
+fn an_index_that_depends_on_the_device_is_compiled() {
     let case = concat!(env!("CARGO_MANIFEST_DIR"), "/passes/cases/shard/index.mlir");
     let output = Command::new(env!("CARGO_BIN_EXE_t3c"))
         .args(["compile", case, "--target", "cpu", "--emit", "llvm"])
         .output()
         .expect("t3c runs");
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("index.mlir:") && text.contains("depends on the device"), "{text}");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("define "));
 }

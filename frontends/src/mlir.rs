@@ -56,8 +56,10 @@ fn devices(module: &Module<'_>) -> Result<u64, Error> {
     let grid = match grids.as_slice() {
         [] => return Ok(1),
         [grid] => **grid,
+        // Nothing is said of a grid: the first is as good as any.
+        [first, ..] if used.is_empty() => **first,
         [_, second, ..] => {
-            let names = if used.is_empty() { "several".into() } else { used.join(", ") };
+            let names = used.join(", ");
             return Err(refused(
                 **second,
                 format!("the module uses more than one grid ({names}): expected one"),

@@ -393,6 +393,18 @@ pub fn value_owner<'c, 'a>(value: Value<'c, 'a>) -> Option<Op<'c, 'a>> {
     melior::ir::operation::OperationResult::try_from(value).ok().map(|result| result.owner())
 }
 
+/// The operation that makes a value, or whose block it is an argument of.
+pub fn value_home<'c, 'a>(value: Value<'c, 'a>) -> Option<Op<'c, 'a>> {
+    value_owner(value).or_else(|| {
+        let argument = melior::ir::block::BlockArgument::try_from(value).ok()?;
+        // SAFETY: the argument's block is live, and a null parent is not wrapped.
+        unsafe {
+            let parent = mlir_sys::mlirBlockGetParentOperation(argument.owner().to_raw());
+            (!parent.ptr.is_null()).then(|| OperationRef::from_raw(parent))
+        }
+    })
+}
+
 /// The same value under a shorter lifetime: for operands of operations that are still being built.
 pub fn shorten<'c, 'b>(value: Val<'c, '_>) -> Val<'c, 'b> {
     // SAFETY: the handle is a plain pointer; the caller builds an operation that dies before the value does.

@@ -63,7 +63,7 @@ impl TensorType {
 
     /// Elements.
     pub fn elements(&self) -> u64 {
-        self.shape.iter().product()
+        self.shape.iter().fold(1, |all, &extent| all.saturating_mul(extent))
     }
 }
 

@@ -71,7 +71,21 @@ impl<'c, 'a> Collective<'c, 'a> {
         integer(self.op, "concat_axis").filter(|_| exchanges).map(|dimension| dimension as usize)
     }
 
-    /// How it combines.
+    /// How it combines, where that is a sum or a maximum.
+    ///
+    /// # Errors
+    /// Any other reduction.
+    pub fn known_reduction(self) -> Result<Reduction, Error> {
+        match self.op.attribute("reduction").map(|attribute| attribute.to_string()) {
+            Ok(text) if !text.contains("max") && !text.contains("sum") => {
+                let name = text.trim_start_matches("#shard<partial").trim_end_matches('>').trim().to_owned();
+                Err(Error::at(self.op, format!("reduces by {name}; expected sum or max")))
+            }
+            _ => Ok(self.reduction()),
+        }
+    }
+
+    /// How it combines: [`Collective::known_reduction`], of a collective that passed it.
     pub fn reduction(self) -> Reduction {
         match self.op.attribute("reduction").map(|attribute| attribute.to_string()) {
             Ok(text) if text.contains("max") => Reduction::Max,
@@ -222,6 +236,9 @@ pub fn annotation(op: Op<'_, '_>) -> Option<Splits> {
     let axes = |part: &str| part.split(',').filter_map(|axis| axis.trim().parse().ok()).collect();
     let mut splits: Splits =
         inner.split('[').skip(1).map(|part| axes(part.split(']').next().unwrap_or_default())).collect();
+    while splits.len() > rank && splits.last().is_some_and(Vec::is_empty) {
+        splits.pop();
+    }
     if splits.len() < rank {
         splits.resize(rank, vec![]);
     }

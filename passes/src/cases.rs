@@ -1,6 +1,7 @@
 //! The runner of `cases/<pass>/*.mlir`: a new case is one file, and its snapshot lies beside it.
 //!
-//! The first line names the passes (`// pass: t3-split-all-reduce`, several separated by commas). Checked for
+//! `// pass: every` runs each pass alone and writes what came of it: for modules that a pass must refuse or leave.
+//! Else the first line names the passes (`// pass: t3-split-all-reduce`, several separated by commas). Checked for
 //! every case, without a word in the file: the result verifies, prints and parses back to itself, a second run
 //! changes nothing (unless the file says `// once`), and every function means the same before and after, on all
 //! devices (functions of large or dynamic tensors are not interpreted). `// locations` prints them too.
@@ -13,7 +14,12 @@ use t3c_ir::{
     interpreter::{Interpreter, Tensor},
 };
 
-use crate::{Remark, run_passes};
+use crate::{
+    Remark,
+    fuse::Policy,
+    pipelines::{self, Fusion},
+    registry, run_passes,
+};
 
 /// The passes that the case's first line names.
 fn passes(source: &str) -> Vec<String> {
@@ -26,6 +32,9 @@ fn run_case(path: &Path) -> String {
     let source = fs::read_to_string(path).expect("the case is readable");
     let file = path.file_name().and_then(|name| name.to_str()).expect("the case has a name");
     let (context, passes) = (Context::new(), passes(&source));
+    if passes == ["every"] {
+        return run_every_pass(&source, file);
+    }
     let mut module = context.parse(&source, file).unwrap_or_else(|error| panic!("{file}: {error}"));
     let (before, whole) = (meaning(&module, file), module.duplicate());
     let mut remarks: Vec<Remark> = Vec::new();
@@ -53,6 +62,40 @@ fn run_case(path: &Path) -> String {
         let schedule = crate::schedule(module.op()).expect("the pass made one already");
         text.push_str(&format!("---\n{schedule}"));
     }
+    text
+}
+
+/// What each pass alone, and then all in their order, make of a module that nobody would write: something that
+/// verifies and parses back, or an error that says where.
+fn run_every_pass(source: &str, file: &str) -> String {
+    let context = Context::new();
+    if let Err(error) = context.parse(source, file) {
+        assert!(error.to_string().contains(&format!("{file}:")), "{file}: {error}");
+        return format!("error: {error}\n");
+    }
+    let one = |name: &str, passes: &[String]| {
+        let mut module = context.parse(source, file).expect("parsed before");
+        match run_passes(&mut module, passes, &mut Vec::new()) {
+            Ok(()) => {
+                let text = module.text(false);
+                let again =
+                    context.parse(&text, file).unwrap_or_else(|e| panic!("{file}: {name}: {e}\n{text}"));
+                assert_eq!(again.text(false), text, "{file}: {name}");
+                format!("{name}: fine\n")
+            }
+            Err(error) => {
+                let error = error.to_string();
+                assert!(error.contains(&format!("{file}:")), "{file}: {name}: no place in `{error}`");
+                assert!(!error.contains(" failed: "), "{file}: {error}");
+                format!("{name}: {error}\n")
+            }
+        }
+    };
+    let mut text: String =
+        registry::list().iter().map(|entry| one(entry.name, &[entry.name.to_owned()])).collect();
+    let options = Fusion { policy: Policy::Always, ..Fusion::default() };
+    let road = [pipelines::sharding(false), pipelines::fusion(&options), pipelines::schedule()].concat();
+    text.push_str(&one("all", &road));
     text
 }
 

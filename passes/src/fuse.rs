@@ -160,7 +160,7 @@ impl Fuse {
         times: u64,
         cx: &PassContext,
     ) -> Result<(), PassError> {
-        let flow = Flow::of(module, block);
+        let mut flow = Flow::of(module, block);
         let mut pairs: Vec<Collective<'c, 'a>> = Vec::new();
         for collective in collectives(&flow) {
             if matches!(examine(&flow, collective)?, Outcome::Pair(_)) {
@@ -173,8 +173,6 @@ impl Fuse {
             _ => 2,
         });
         for collective in pairs {
-            // Seen anew after each fusion, which moves operations and may have taken this one's other half.
-            let flow = Flow::of(module, block);
             let pair = match examine(&flow, collective)? {
                 Outcome::Pair(pair) => pair,
                 outcome => {
@@ -198,6 +196,8 @@ impl Fuse {
                     let fused = region::fuse(&flow, collective, &pair)?;
                     let note = Note::passed("fused", message).numbers(numbers);
                     cx.note(fused, note.times(times).pair(name));
+                    // A fusion moves operations and may have taken the other half of a later pair.
+                    flow = Flow::of(module, block);
                 }
             }
         }

@@ -21,11 +21,12 @@ impl Group {
         (&self.grid, &self.axes)
     }
 
-    /// The group of `collective`. No axes means all of them, as in the `shard` dialect.
+    /// The group of `collective`. Without axes each device is alone, as the `shard` dialect's verifier has it.
     ///
     /// # Errors
-    /// When the module has no such grid, or the grid no such axis.
+    /// When the module has no such grid, the grid no such axis, or the reduction is neither a sum nor a maximum.
     pub fn of(module: Op<'_, '_>, collective: Collective<'_, '_>) -> Result<Self, PassError> {
+        collective.known_reduction()?;
         Self::new(module, collective.op, collective.grid(), collective.axes())
     }
 
@@ -42,7 +43,6 @@ impl Group {
         let Some((_, grid)) = grid(module).filter(|(name, _)| *name == symbol) else {
             return Err(PassError::at(user, format!("the module has no shard.grid @{symbol}")));
         };
-        let axes = if axes.is_empty() { (0..grid.axes.len()).collect() } else { axes };
         if let Some(axis) = axes.iter().find(|&&axis| axis >= grid.axes.len()) {
             let count = grid.axes.len();
             return Err(PassError::at(user, format!("names axis {axis} of @{symbol}, which has {count}")));

@@ -116,6 +116,7 @@ impl<'c, 'a> Graph<'c, 'a> {
         };
         let mut node_of = HashMap::new();
         for op in operations {
+            refuse_transfers(op)?;
             let is_step = is_step(op);
             let is_source = graph.is_source(op);
             if is_source && graph.step_uses(op).is_empty() {
@@ -372,6 +373,19 @@ fn fill_operands(fill: Op<'_, '_>, sources: &HashSet<usize>) -> bool {
 
 fn is_tensor(value: Val<'_, '_>) -> bool {
     value.r#type().to_string().starts_with("tensor<")
+}
+
+/// Refuses communication that no step carries out, such as `shard.send`: it is no loop.
+fn refuse_transfers(op: Op<'_, '_>) -> Result<(), PassError> {
+    let name = walk::name(op);
+    let moves = name.starts_with("shard.") && op.results().any(|result| is_tensor(result.into()));
+    if !moves || Collective::cast(op).is_some() {
+        return Ok(());
+    }
+    let message = format!(
+        "`{name}` cannot be scheduled; expected shard.all_reduce, reduce_scatter, all_gather, all_to_all or all_slice"
+    );
+    Err(PassError::at(op, message))
 }
 
 /// Whether an operation is a step by itself.

@@ -244,7 +244,7 @@ fn check(sizes: &[u32], choices: &[Choice], policy: &str) -> Result<(), TestCase
     run_passes(&mut module, &["t3-split-all-reduce"], &mut remarks).unwrap();
     let (places, before) = (candidates(&module), bits(&module));
     let fuse = format!("t3-fuse{{policy={policy} tile=1}}");
-    let ring = if choices.len() % 2 == 0 { "ring" } else { "direct" };
+    let ring = if choices.len().is_multiple_of(2) { "ring" } else { "direct" };
     let configure = format!("t3-configure-address-space{{blocks=2 tile=1 algorithm={ring}}}");
     run_passes(&mut module, &["t3-find-pairs", &fuse, &configure], &mut remarks).unwrap();
     check_remarks(&places, &remarks)?;
@@ -367,8 +367,19 @@ fn no_collective_of_a_training_step_goes_without_a_remark() {
 }
 
 #[test]
-fn experts_go_through_the_passes() {
-    for (tp, ep) in [(2, 1), (1, 2)] {
-        outcomes("mixtral/config.json", &options(t3c_frontends::Phase::Prefill, tp, ep, tp > 1));
+fn experts_are_pairs_with_their_exchanges() {
+    let prefill = t3c_frontends::Phase::Prefill;
+    for (tp, ep, expected) in
+        [(1, 2, ["all_to_all w1, w3", "w2 all_to_all"]), (2, 1, ["w2 reduce_scatter"; 2])]
+    {
+        let outcomes = outcomes("mixtral/config.json", &options(prefill, tp, ep, tp > 1));
+        for pair in expected {
+            let found = outcomes.iter().find(|remark| remark.pair.as_deref() == Some(pair));
+            assert_eq!(
+                found.map(|remark| (remark.kind, remark.times)),
+                Some((Kind::Passed, 2)),
+                "{outcomes:#?}"
+            );
+        }
     }
 }

@@ -10,15 +10,22 @@ use crate::{
     pass::{Pass, PassError},
     registry,
     remark::{self, Kind, Remark},
+    shard::Stage,
 };
 
 /// From annotations to one program a device; `reassociate` also allows rewrites that change the order of additions.
 pub fn sharding(reassociate: bool) -> Vec<String> {
-    owned(&[
-        "t3-normalize",
-        "t3-shard",
-        if reassociate { "t3-simplify{reassociate=1}" } else { "t3-simplify" },
-    ])
+    sharding_with(Stage::Off, reassociate)
+}
+
+/// As [`sharding`], with state split over data-parallel devices (ZeRO).
+pub fn sharding_with(stage: Stage, reassociate: bool) -> Vec<String> {
+    let shard = match stage {
+        Stage::Off => "t3-shard",
+        Stage::State => "t3-shard{zero=1}",
+        Stage::Parameters => "t3-shard{zero=3}",
+    };
+    owned(&["t3-normalize", shard, if reassociate { "t3-simplify{reassociate=1}" } else { "t3-simplify" }])
 }
 
 /// What the fusing passes need to know of the user's wishes and machine.

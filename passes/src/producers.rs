@@ -14,6 +14,7 @@ use melior::ir::operation::OperationLike;
 use crate::{
     decline::Decline,
     dimensions::{Kind, before, is_divisible, kind},
+    find_pairs::flops,
     flow::Flow,
 };
 
@@ -86,6 +87,18 @@ struct Search<'f, 'c, 'a> {
     leaves: Vec<Op<'c, 'a>>,
 }
 
+/// What one operand adds to a producer.
+struct Part<'c, 'a> {
+    members: Vec<Op<'c, 'a>>,
+    leaves: Vec<Op<'c, 'a>>,
+}
+
+impl<'c, 'a> Part<'c, 'a> {
+    fn flops(&self, flow: &Flow<'c, 'a>) -> u64 {
+        self.leaves.iter().map(|leaf| flops(flow.module, *leaf)).sum()
+    }
+}
+
 impl<'c, 'a> Search<'_, 'c, 'a> {
     /// Whether the operation that makes `value` belongs to the producer; if so, it and what leads to it join.
     fn leads(&mut self, value: Val<'c, 'a>, user: Op<'c, 'a>, dimension: usize) -> Result<bool, Decline> {
@@ -121,24 +134,41 @@ impl<'c, 'a> Search<'_, 'c, 'a> {
     /// Whether an operand of an elementwise operation or a view belongs to the producer.
     fn continues(&mut self, op: Op<'c, 'a>, dimension: usize) -> Result<bool, Decline> {
         let operands: Vec<Val<'c, 'a>> = op.operands().collect();
-        let mut leading = vec![false; operands.len()];
+        let mut parts: Vec<Option<Part<'c, 'a>>> = Vec::new();
+        let mut decline = None;
         for (number, &operand) in operands.iter().enumerate() {
             // An operand without the dimension is needed whole for every chunk.
-            if let Some(at) = before(self.flow.module, op, number, dimension, self.wanted.parts) {
-                leading[number] = self.leads(operand, op, at)?;
-            }
+            let at = before(self.flow.module, op, number, dimension, self.wanted.parts);
+            let part = at.map_or(Ok(None), |at| self.part(operand, op, at));
+            parts.push(part.unwrap_or_else(|why| {
+                decline.get_or_insert(why);
+                None
+            }));
+        }
+        // What cannot be computed in chunks can still be an input, where another operand carries the work.
+        if let Some(decline) = decline.filter(|_| parts.iter().all(Option::is_none)) {
+            return Err(decline);
         }
         if !self.wanted.reduces || !walk::is(op, "linalg.generic") {
-            return Ok(leading.contains(&true));
+            return Ok(self.join(parts));
         }
         let Ok(generic) = Generic::read(op) else { return Ok(false) };
         let inputs = generic.inputs.len();
         let others = |number: usize| self.is_shared_product(operands[number], op);
-        if leading.contains(&true) {
-            return match is_linear(&generic.body, &leading[..inputs]) {
-                true => Ok(true),
-                false => Err(Decline::NonlinearBetween { operation: describe(op) }),
-            };
+        if parts.iter().any(Option::is_some) {
+            // A factor computed on the way (a row's probability) is no partial value: the operand with the most work is.
+            let work = |part: &Option<Part<'c, 'a>>| part.as_ref().map(|part| part.flops(self.flow));
+            let most = parts[..inputs].iter().filter_map(work).max();
+            let all: Vec<bool> = parts[..inputs].iter().map(Option::is_some).collect();
+            let heaviest: Vec<bool> = parts[..inputs].iter().map(|part| work(part) == most).collect();
+            for leading in [all, heaviest] {
+                if is_linear(&generic.body, &leading) {
+                    let chosen = parts.into_iter().zip(leading).map(|(part, leads)| part.filter(|_| leads));
+                    let chosen = chosen.collect();
+                    return Ok(self.join(chosen));
+                }
+            }
+            return Err(Decline::NonlinearBetween { operation: describe(op) });
         }
         // A scaled partial value, of which someone else needs the whole.
         match (0..inputs).find(|&number| others(number)) {
@@ -151,6 +181,29 @@ impl<'c, 'a> Search<'_, 'c, 'a> {
             }
             _ => Ok(false),
         }
+    }
+
+    /// What would join for `value`, without joining yet.
+    fn part(
+        &mut self,
+        value: Val<'c, 'a>,
+        user: Op<'c, 'a>,
+        dimension: usize,
+    ) -> Result<Option<Part<'c, 'a>>, Decline> {
+        let known = (self.members.len(), self.leaves.len());
+        let leads = self.leads(value, user, dimension);
+        let part = Part { members: self.members.split_off(known.0), leaves: self.leaves.split_off(known.1) };
+        leads.map(|leads| leads.then_some(part))
+    }
+
+    /// Whether any part joins.
+    fn join(&mut self, parts: Vec<Option<Part<'c, 'a>>>) -> bool {
+        let before = self.members.len();
+        for part in parts.into_iter().flatten() {
+            self.members.extend(part.members);
+            self.leaves.extend(part.leaves);
+        }
+        self.members.len() > before
     }
 
     fn is_shared_product(&self, value: Val<'c, 'a>, user: Op<'c, 'a>) -> bool {

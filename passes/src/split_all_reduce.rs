@@ -20,7 +20,7 @@
 //! shapes of which the devices divide no dimension (`indivisible`).
 
 use melior::ir::Attribute;
-use t3c_ir::{Builder, Op, TensorType, ffi, views::Collective, walk::walk};
+use t3c_ir::{Builder, Op, TensorType, ffi, function::functions, views::Collective, walk::walk};
 use t3c_schedule::{CollectiveKind, Reduction, chunks::scatter_dimension};
 
 use crate::{
@@ -59,7 +59,8 @@ impl Pass for SplitAllReduce {
 }
 
 fn find<'c, 'a>(module: Op<'c, 'a>) -> Vec<Collective<'c, 'a>> {
-    let collectives = walk(module).into_iter().filter_map(Collective::cast);
+    let operations = functions(module).into_iter().flat_map(|function| walk(function.0));
+    let collectives = operations.filter_map(Collective::cast);
     collectives.filter(|collective| collective.kind == CollectiveKind::AllReduce).collect()
 }
 

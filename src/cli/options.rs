@@ -344,7 +344,10 @@ impl ModelOptions {
         if phase != Phase::Training && self.degrees.remat()? != Remat::None {
             return Err(Error::option(
                 "--remat",
-                "only a training program has a backward; expected --phase training",
+                format!(
+                    "{}: only a training program has a backward; expected --phase training",
+                    self.degrees.remat
+                ),
             ));
         }
         let compiler = Compiler::from_path(&self.model).options(options).choose_degree();

@@ -49,6 +49,7 @@ pub fn groups(remarks: &[Remark]) -> Vec<Group> {
 impl Group {
     fn is_like(&self, other: &Self) -> bool {
         (&self.pair, self.fused, &self.reason) == (&other.pair, other.fused, &other.reason)
+            && place(&self.location) == place(&other.location)
     }
 
     /// One line for people.

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use t3c_schedule::{Element, Grid, Schedule, StepId, StepKind};
+use t3c_schedule::{CollectiveKind, Element, Grid, Schedule, StepId, StepKind};
 
 use crate::Error;
 use crate::collectives::Group;
@@ -77,6 +77,10 @@ impl Runtime {
         for (program, body) in schedule.programs.iter().enumerate() {
             for step in &body.steps {
                 let StepKind::Fused(fused) = &step.kind else { continue };
+                // Nothing is added: its producers' blocks are exchanged as they are.
+                if fused.collective.kind == CollectiveKind::AllToAll {
+                    continue;
+                }
                 let key = StepKey { program, step: step.id };
                 if body.buffers.get(fused.result).is_none_or(|buffer| buffer.element != Element::F32) {
                     let reason = "only f32 results can be reduced as they arrive".to_string();

@@ -37,6 +37,9 @@ pub struct ModelGraph {
     source: Option<Arc<Source>>,
 }
 
+/// The path before the fields of a graph or a block; its inputs, parameters and operations.
+type Lists<'g> = (String, &'g [Input], &'g [ParameterSpec], &'g [Op]);
+
 /// The JSON Schema of `model.json`.
 pub fn json_schema() -> serde_json::Value {
     schemars::schema_for!(Model).to_value()
@@ -101,6 +104,8 @@ impl ModelGraph {
     }
 
     fn fill_info(&mut self) -> Result<(), Error> {
+        self.info.degrees = self.degrees();
+        self.check_degree()?;
         let mut parameters = self.parameters("parameters", &self.model.parameters, "")?;
         let mut layers = 0;
         for (index, op) in self.model.ops.iter().enumerate() {
@@ -117,10 +122,9 @@ impl ModelGraph {
                 )?);
             }
         }
-        self.info.degrees = self.degrees();
         self.info.layers = layers.max(1);
         self.info.parameters = parameters;
-        self.check_degree()
+        Ok(())
     }
 
     /// A graph of the whole has shardings, a graph of one device has collectives; none has both.
@@ -148,7 +152,7 @@ impl ModelGraph {
     }
 
     /// The path, inputs, parameters and operations of the graph and of each block.
-    fn lists(&self) -> Vec<(String, &[Input], &[ParameterSpec], &[Op])> {
+    fn lists(&self) -> Vec<Lists<'_>> {
         let model = &self.model;
         let own = (String::new(), &*model.inputs, &*model.parameters, &*model.ops);
         let blocks = model.blocks.iter().map(|(name, block)| {

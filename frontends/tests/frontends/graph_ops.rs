@@ -162,14 +162,14 @@ fn a_graph_with_collectives_is_one_devices() {
     assert_eq!(results[1][0].numbers(), [24.0; 6]);
     let alone = build(per_device(), &Options { tp: Some(1), ..Options::default() }).expect("checks");
     assert!(!alone.build(&context).expect("builds").text(false).contains("all_reduce"));
-    let error = build(per_device(), &Options { tp: Some(3), ..Options::default() }).err().expect("refused");
+    let error = build(per_device(), &Options { tp: Some(3), ..Options::default() }).expect_err("refused");
     assert_eq!(
         error.to_string(),
         "`parameters[0].shape[0]` = 8 is not divisible by tp = 3; degrees that fit: 1, 2, 4, 8"
     );
     let mut both = per_device();
     both.parameters[0].shard = Some(vec![graph::Split(vec![graph::Axis::Tp]), graph::Split::default()]);
-    let error = build(both, &Options::default()).err().expect("refused").to_string();
+    let error = build(both, &Options::default()).expect_err("refused").to_string();
     assert!(error.starts_with("`ops[2]`: a collective in a graph with shardings"), "{error}");
 }
 
@@ -188,10 +188,10 @@ fn shardings_name_axes_one_or_many() {
     let text = with(json!(["dp", "tp"])).unwrap_or_else(|error: t3c_frontends::Error| panic!("{error}"));
     assert!(text.contains("shard.grid @grid(shape = 2x3)"), "{text}");
     assert!(text.contains("[[0], [1]]"), "{text}");
-    let refused = |split: Value| with(split).err().expect("refused").to_string();
+    let refused = |split: Value| with(split).expect_err("refused").to_string();
     assert_eq!(refused(json!(["tp", null])), "`ops[0].split[0]` = 2 is not divisible by tp = 3");
-    assert!(refused(json!(["dp"])).contains("1 entries for a shape of 2 dimensions"));
-    assert!(refused(json!(["dp", "dp"])).contains("the axis `dp` twice"));
+    assert!(refused(json!(["tp"])).contains("1 entries for a shape of 2 dimensions"));
+    assert!(refused(json!(["tp", "tp"])).contains("the axis `tp` twice"));
 }
 
 #[test]

@@ -89,7 +89,7 @@ impl LoopProgram {
             extents: generic.extents.iter().map(|&extent| extent as usize).collect(),
             steps,
             body: Body::new(&generic.body, widen),
-            multiply_add: generic.body.is_multiply_add() && is_float(element),
+            multiply_add: generic.body.is_multiply_add() && matches!(element, Element::F32 | Element::F64),
             element: if widen && element == Element::F32 { Element::F64 } else { element },
         }
     }

@@ -279,7 +279,7 @@ impl<'c, 'a> Interpreter<'c, 'a> {
             axes: collective.axes(),
             dimension,
             concatenate: collective.concatenate().unwrap_or(dimension),
-            reduction: collective.reduction(),
+            reduction: collective.known_reduction()?,
         };
         exchange.run(input).map_err(|message| Error::at(collective.op, message))
     }

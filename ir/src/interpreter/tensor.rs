@@ -2,6 +2,7 @@
 
 use t3c_schedule::{Element, Grid};
 
+use super::value::round_bf16;
 use crate::{Error, TensorType, splits};
 
 /// The elements of a tensor, row-major.
@@ -10,6 +11,8 @@ use crate::{Error, TensorType, splits};
 pub enum Data {
     F64(Vec<f64>),
     F32(Vec<f32>),
+    /// Numbers that bf16 holds.
+    Bf16(Vec<f32>),
     I64(Vec<i64>),
     I32(Vec<i32>),
     I1(Vec<bool>),
@@ -45,6 +48,7 @@ impl Tensor {
         let element = match self.data {
             Data::F64(_) => Element::F64,
             Data::F32(_) => Element::F32,
+            Data::Bf16(_) => Element::Bf16,
             Data::I64(_) => Element::I64,
             Data::I32(_) => Element::I32,
             Data::I1(_) => Element::I1,
@@ -56,7 +60,7 @@ impl Tensor {
     pub fn numbers(&self) -> Vec<f64> {
         match &self.data {
             Data::F64(values) => values.clone(),
-            Data::F32(values) => values.iter().map(|&value| f64::from(value)).collect(),
+            Data::F32(values) | Data::Bf16(values) => values.iter().map(|&value| f64::from(value)).collect(),
             Data::I64(values) => values.iter().map(|&value| value as f64).collect(),
             Data::I32(values) => values.iter().map(|&value| f64::from(value)).collect(),
             Data::I1(values) => values.iter().map(|&value| f64::from(u8::from(value))).collect(),
@@ -66,7 +70,7 @@ impl Tensor {
     /// A tensor from numbers, converted to `r#type`'s element.
     ///
     /// # Errors
-    /// When the count does not fit, or for an element type without host data (bf16, f16).
+    /// When the count does not fit, or for an element type without host data (f16).
     pub fn from_numbers(r#type: &TensorType, numbers: &[f64]) -> Result<Self, Error> {
         if numbers.len() as u64 != r#type.elements() {
             return Err(Error::Invalid(format!("{} numbers for a {}", numbers.len(), r#type)));
@@ -74,6 +78,7 @@ impl Tensor {
         let data = match r#type.element {
             Element::F64 => Data::F64(numbers.to_vec()),
             Element::F32 => Data::F32(numbers.iter().map(|&value| value as f32).collect()),
+            Element::Bf16 => Data::Bf16(numbers.iter().map(|&value| round_bf16(value) as f32).collect()),
             Element::I64 => Data::I64(numbers.iter().map(|&value| value as i64).collect()),
             Element::I32 => Data::I32(numbers.iter().map(|&value| value as i32).collect()),
             Element::I1 => Data::I1(numbers.iter().map(|&value| value != 0.0).collect()),
@@ -85,7 +90,7 @@ impl Tensor {
     /// The same number everywhere.
     ///
     /// # Errors
-    /// For an element type without host data (bf16, f16).
+    /// For an element type without host data (f16).
     pub fn splat(r#type: &TensorType, number: f64) -> Result<Self, Error> {
         Self::from_numbers(r#type, &vec![number; r#type.elements() as usize])
     }
@@ -93,7 +98,7 @@ impl Tensor {
     /// Reproducible pseudo-random elements: floats uniform in −1..1, integers 0 or 1.
     ///
     /// # Errors
-    /// For an element type without host data (bf16, f16).
+    /// For an element type without host data (f16).
     pub fn random(r#type: &TensorType, seed: u64) -> Result<Self, Error> {
         let float = matches!(r#type.element, Element::F64 | Element::F32 | Element::Bf16 | Element::F16);
         let numbers: Vec<f64> = unit_interval(seed)
@@ -106,7 +111,7 @@ impl Tensor {
     /// Reproducible pseudo-random integers in `0..bound`.
     ///
     /// # Errors
-    /// For an element type without host data (bf16, f16).
+    /// For an element type without host data (f16).
     pub fn random_below(r#type: &TensorType, bound: u64, seed: u64) -> Result<Self, Error> {
         let numbers: Vec<f64> = unit_interval(seed)
             .take(r#type.elements() as usize)

@@ -267,7 +267,7 @@ fn calls_share_their_compiled_bodies() {
     assert_eq!(interpreter.structured.borrow().len(), 1);
 }
 
-/// Sum and maximum of one pass, and two elementwise results of which one reads the other's initial value.
+/// Sum and maximum of one pass, and two elementwise results of which one reads its initial value.
 #[test]
 fn several_results_are_computed_apart() {
     let source = r#"
@@ -280,9 +280,9 @@ func.func @f(%x: tensor<3xf64>, %y: tensor<3xf64>, %s: tensor<f64>, %m: tensor<f
     %max = arith.maximumf %b, %i : f64
     linalg.yield %sum, %max : f64, f64
   } -> (tensor<f64>, tensor<f64>)
-  %1:2 = linalg.generic {indexing_maps = [#id, #id, #id], iterator_types = ["parallel"]} ins(%x : tensor<3xf64>) outs(%x, %y : tensor<3xf64>, tensor<3xf64>) {
+  %1:2 = linalg.generic {indexing_maps = [#id, #id, #id], iterator_types = ["parallel"]} ins(%x : tensor<3xf64>) outs(%y, %x : tensor<3xf64>, tensor<3xf64>) {
   ^bb0(%i: f64, %a: f64, %b: f64):
-    %product = arith.mulf %i, %b : f64
+    %product = arith.mulf %i, %a : f64
     %twice = arith.addf %i, %i : f64
     linalg.yield %product, %twice : f64, f64
   } -> (tensor<3xf64>, tensor<3xf64>)
@@ -308,5 +308,5 @@ func.func @f(%x: tensor<3xf64>, %y: tensor<3xf64>, %s: tensor<f64>, %m: tensor<f
             Tensor::f64([], [0.0]),
         ]],
     );
-    assert!(error.unwrap_err().to_string().contains("depend on each other"));
+    assert!(error.unwrap_err().to_string().contains("initial value of another"));
 }

@@ -60,7 +60,21 @@ pub(super) fn is_float(element: Element) -> bool {
 /// A float as its element type holds it.
 #[inline]
 pub(super) fn round_float(value: f64, element: Element) -> f64 {
-    if element == Element::F32 { f64::from(value as f32) } else { value }
+    match element {
+        Element::F32 => f64::from(value as f32),
+        Element::Bf16 => round_bf16(value),
+        _ => value,
+    }
+}
+
+/// The nearest number that bf16 holds, of two equally near ones the even one.
+pub(super) fn round_bf16(value: f64) -> f64 {
+    let bits = (value as f32).to_bits();
+    if value.is_nan() {
+        return value;
+    }
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
+    f64::from(f32::from_bits(rounded))
 }
 
 /// An integer as its element type holds it.
@@ -101,7 +115,7 @@ impl Value {
             Data::I32(values) => Buffer::Int(values.iter().map(|&value| i64::from(value)).collect()),
             Data::I1(values) => Buffer::Int(values.iter().map(|&value| i64::from(value)).collect()),
             Data::F64(values) => Buffer::Float(values.clone()),
-            Data::F32(_) => Buffer::Float(tensor.numbers()),
+            Data::F32(_) | Data::Bf16(_) => Buffer::Float(tensor.numbers()),
         };
         if widen && r#type.element == Element::F32 {
             r#type.element = Element::F64;
@@ -123,5 +137,26 @@ impl Value {
                 },
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_rounds_to_the_nearest_even() {
+        for (number, expected) in [
+            (1.0, 1.0),
+            (1.0 + 1.0 / 256.0, 1.0),
+            (1.0 + 3.0 / 256.0, 1.0 + 4.0 / 256.0),
+            (1.0 + 1.1 / 256.0, 1.0 + 2.0 / 256.0),
+            (-0.1, -0.100_097_656_25),
+            (3.4e38, f64::INFINITY),
+            (f64::NEG_INFINITY, f64::NEG_INFINITY),
+        ] {
+            assert_eq!(round_bf16(number), expected, "{number}");
+        }
+        assert!(round_bf16(f64::NAN).is_nan());
     }
 }

@@ -1,9 +1,9 @@
 //! What a choice of terms costs: bytes over links, bytes through memory, arithmetic; all in bytes of memory
 //! traffic of one device.
 
-use egg::{CostFunction, Id, Language};
+use egg::Id;
 
-use super::{Graph, Term, bytes, number, type_of};
+use super::{Facts, Graph, Term, bytes, number};
 
 /// How many bytes of memory traffic one byte on a link is worth: 1 TB/s against 150 GB/s on the paper's machine,
 /// and no machine has faster links than memory.
@@ -38,16 +38,19 @@ impl Costs<'_> {
             Term::Exchange([g, _, _, x]) => LINK * bytes(graph, *x) * others(*g) + 2.0 * bytes(graph, *x),
             Term::Slice([g, _, x]) => 2.0 * bytes(graph, *x) / devices(*g),
             Term::View([m, x]) => {
-                let r#type = graph.analysis.layouts[number(graph, *m) as usize].of(&type_of(graph, *x));
-                bytes(graph, *x) + (r#type.elements() * r#type.element.bytes()) as f64
+                let layout = &graph.analysis.layouts[number(graph, *m) as usize];
+                let repeated = layout.extents.iter().enumerate().filter(|(d, _)| layout.source(*d).is_none());
+                let times: f64 = repeated.map(|(_, extent)| *extent as f64).product();
+                bytes(graph, *x) * (1.0 + times)
             }
             Term::Cut([k, x]) => {
-                let elements: u64 = graph.analysis.cuts[number(graph, *k) as usize].sizes.iter().product();
-                2.0 * (elements * type_of(graph, *x).element.bytes()) as f64
+                let sizes = &graph.analysis.cuts[number(graph, *k) as usize].sizes;
+                let elements: f64 = sizes.iter().map(|size| *size as f64).product();
+                2.0 * elements * element_bytes(graph, *x)
             }
             Term::Map(operands) => {
                 let body = &graph.analysis.functions[number(graph, operands[0]) as usize];
-                let elements = operands.get(1).map_or(0, |x| type_of(graph, *x).elements()) as f64;
+                let elements = operands.get(1).map_or(0.0, |x| bytes(graph, *x) / element_bytes(graph, *x));
                 let read: f64 = operands[1..].iter().map(|x| bytes(graph, through(*x))).sum();
                 let result = body.element(body.yields[0]).bytes() as f64;
                 read + elements * (result + OPERATION * body.flops() as f64)
@@ -56,11 +59,9 @@ impl Costs<'_> {
     }
 }
 
-/// The cost of a tree, in which what is shared counts at every use.
-impl CostFunction<Term> for Costs<'_> {
-    type Cost = f64;
-
-    fn cost<C: FnMut(Id) -> f64>(&mut self, term: &Term, mut costs: C) -> f64 {
-        term.fold(self.of(term, &|operand| operand), |sum, operand| sum + costs(operand))
+fn element_bytes(graph: &Graph, id: Id) -> f64 {
+    match &graph[id].data {
+        Facts::Tensor { r#type, .. } => r#type.element.bytes() as f64,
+        Facts::Number(_) => 1.0,
     }
 }

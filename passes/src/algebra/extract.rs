@@ -6,14 +6,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use egg::{Extractor, Id, Language};
+use egg::{Id, Language};
 
-use super::{Facts, Graph, Term, cost::Costs};
+use super::{Graph, Term, cost::Costs};
 
-/// Evaluations of a whole choice after which improving stops.
-const EVALUATIONS: usize = 4_000;
-/// Classes up to which each class's own best graph is sought.
-const CLASSES: usize = 3_000;
+/// Classes costed after which improving stops.
+const COSTED: usize = 200_000;
+/// Classes, times those that the program needs, up to which each class's own best graph is sought.
+const SETS: usize = 200_000;
 /// What a change must save.
 const LEAST: f64 = 1e-6;
 
@@ -28,12 +28,18 @@ pub fn cheapest(graph: &Graph, roots: &[Id], given: &Choice) -> Option<(Choice, 
     let mut standing = trees.clone();
     standing.extend(given.iter().map(|(class, term)| (graph.find(*class), term.clone())));
     let mut candidates = vec![standing, trees];
-    if graph.number_of_classes() <= CLASSES {
+    if graph.number_of_classes() * given.len() <= SETS {
         candidates.push(search.graphs());
     }
     let costed = candidates.into_iter().filter_map(|choice| search.cost(&choice).map(|cost| (choice, cost)));
     let improved = costed.map(|(choice, cost)| search.improve(choice, cost));
     improved.reduce(|best, other| if other.1 < best.1 - LEAST { other } else { best })
+}
+
+/// The best tree of each class.
+#[cfg(test)]
+pub(super) fn trees(graph: &Graph) -> Choice {
+    Search { graph, roots: vec![], costs: Costs(graph) }.trees()
 }
 
 struct Search<'g> {
@@ -43,18 +49,43 @@ struct Search<'g> {
 }
 
 impl Search<'_> {
-    /// The best tree of each class.
+    /// All classes, in the order in which they were made: operands mostly before their users.
+    fn classes(&self) -> Vec<Id> {
+        let mut ids: Vec<Id> = self.graph.classes().map(|class| class.id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The best tree of each class, from the leaves up until nothing changes.
     fn trees(&self) -> Choice {
-        let extractor = Extractor::new(self.graph, Costs(self.graph));
-        let best = |class: &egg::EClass<Term, Facts>| (class.id, extractor.find_best_node(class.id).clone());
-        self.graph.classes().map(best).collect()
+        let whole = |operand: Id| operand;
+        let terms: Vec<(Id, &Term, f64)> = self
+            .classes()
+            .into_iter()
+            .flat_map(|class| self.graph[class].nodes.iter().map(move |term| (class, term)))
+            .map(|(class, term)| (class, term, self.costs.of(term, &whole)))
+            .collect();
+        let mut best: HashMap<Id, (f64, &Term)> = HashMap::new();
+        let mut changed = true;
+        while changed {
+            changed = false;
+            for (class, term, own) in &terms {
+                let operands = term.children().iter().map(|child| best.get(&self.graph.find(*child)));
+                let below: Option<f64> = operands.map(|known| known.map(|(cost, _)| cost)).sum();
+                let Some(cost) = below.map(|below| below + own) else { continue };
+                if best.get(class).is_none_or(|(known, _)| cost < known - LEAST) {
+                    best.insert(*class, (cost, *term));
+                    changed = true;
+                }
+            }
+        }
+        best.into_iter().map(|(class, (_, term))| (class, term.clone())).collect()
     }
 
     /// The best graph of each class on its own, from the leaves up until nothing changes.
     fn graphs(&self) -> Choice {
         let mut best: HashMap<Id, (f64, HashMap<Id, f64>, Term)> = HashMap::new();
-        let mut ids: Vec<Id> = self.graph.classes().map(|class| class.id).collect();
-        ids.sort_unstable();
+        let ids = self.classes();
         let mut changed = true;
         while changed {
             changed = false;
@@ -143,17 +174,19 @@ impl Search<'_> {
 
     /// Changes one class at a time while that helps.
     fn improve(&self, mut choice: Choice, mut cost: f64) -> (Choice, f64) {
-        let mut evaluations = 0;
+        let mut costed = 0;
         loop {
             let before = cost;
-            for class in self.needed(&choice).unwrap_or_default() {
+            let needed = self.needed(&choice).unwrap_or_default();
+            let count = needed.len();
+            for class in needed {
                 let terms = &self.graph[class].nodes;
                 if terms.len() < 2 {
                     continue;
                 }
                 for term in terms {
-                    evaluations += 1;
-                    if evaluations > EVALUATIONS {
+                    costed += count;
+                    if costed > COSTED {
                         return (choice, cost);
                     }
                     let Some(known) = choice.insert(class, term.clone()) else { continue };
@@ -167,5 +200,76 @@ impl Search<'_> {
                 return (choice, cost);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use t3c_ir::{Element, Ref, ScalarBody, ScalarOp, TensorType};
+
+    use super::*;
+    use crate::algebra::{Leaf, Tables, rules::rewrites};
+
+    fn tables() -> Tables {
+        let unary = |op, element| {
+            let mut body = ScalarBody::new([Element::F32, element]);
+            let value = body.push(op, &[Ref::Arg(0)], element);
+            body.yield_(value)
+        };
+        let mut tables = Tables { axes: vec![4], groups: vec![vec![0]], ..Tables::default() };
+        tables.function(unary(ScalarOp::FloatCast, Element::Bf16));
+        tables.function(unary(ScalarOp::Exp, Element::F32));
+        tables.values.push(Leaf { r#type: TensorType::new([2, 6], Element::F32), same: 0 });
+        tables
+    }
+
+    /// Saturates with these roots; the roots and the program as it stands.
+    fn saturated(roots: &[&str]) -> (Graph, Vec<Id>, Choice) {
+        let mut graph = Graph::new(tables());
+        let roots: Vec<Id> = roots.iter().map(|root| graph.add_expr(&root.parse().unwrap())).collect();
+        graph.rebuild();
+        let standing: Choice = graph.classes().map(|class| (class.id, class.nodes[0].clone())).collect();
+        let runner = egg::Runner::<Term, Tables>::new(Tables::default())
+            .with_egraph(graph)
+            .run(&rewrites(false).unwrap());
+        (runner.egraph, roots, standing)
+    }
+
+    fn gathers(search: &Search<'_>, choice: &Choice) -> usize {
+        let needed = search.needed(choice).unwrap();
+        needed.iter().filter(|class| matches!(choice[class], Term::Gather(_))).count()
+    }
+
+    #[test]
+    fn a_shared_gather_stays_one_where_trees_would_gather_twice() {
+        // Alone, the cast is cheaper before the gather; but the whole is gathered for another anyway.
+        let (graph, roots, standing) =
+            saturated(&["(map 0 (gather 0 0 (value 0)))", "(gather 0 0 (value 0))"]);
+        let roots: Vec<Id> = roots.iter().map(|root| graph.find(*root)).collect();
+        let search = Search { graph: &graph, roots: roots.clone(), costs: Costs(&graph) };
+        assert_eq!(gathers(&search, &search.trees()), 2, "or the test shows nothing");
+        let (choice, cost) = cheapest(&graph, &roots, &standing).unwrap();
+        assert_eq!(gathers(&search, &choice), 1);
+        assert!(cost < search.cost(&search.trees()).unwrap());
+    }
+
+    #[test]
+    fn work_alone_moves_to_the_part() {
+        let (graph, roots, standing) = saturated(&["(map 0 (map 1 (gather 0 0 (value 0))))"]);
+        let (choice, cost) = cheapest(&graph, &roots, &standing).unwrap();
+        assert!(matches!(choice[&graph.find(roots[0])], Term::Gather(_)));
+        let search = Search { graph: &graph, roots, costs: Costs(&graph) };
+        assert_eq!(search.cost(&choice), Some(cost));
+    }
+
+    #[test]
+    fn a_choice_that_needs_itself_costs_nothing_sensible() {
+        let (graph, roots, _) = saturated(&["(slice 0 0 (gather 0 0 (value 0)))"]);
+        let root = graph.find(roots[0]);
+        let mut choice: Choice = graph.classes().map(|class| (class.id, class.nodes[0].clone())).collect();
+        let slice = graph[root].nodes.iter().find(|term| matches!(term, Term::Slice(_))).unwrap();
+        choice.insert(root, slice.clone());
+        let search = Search { graph: &graph, roots: vec![root], costs: Costs(&graph) };
+        assert_eq!(search.cost(&choice), None);
     }
 }

@@ -104,7 +104,7 @@ pub fn type_of(graph: &Graph, id: Id) -> TensorType {
 /// Bytes of a tensor.
 pub fn bytes(graph: &Graph, id: Id) -> f64 {
     match &graph[id].data {
-        Facts::Tensor { r#type, .. } => (r#type.elements() * r#type.element.bytes()) as f64,
+        Facts::Tensor { r#type, .. } => r#type.elements() as f64 * r#type.element.bytes() as f64,
         Facts::Number(_) => 0.0,
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use egg::{Extractor, Id, Language, RecExpr, Runner};
+use egg::{Id, Language, RecExpr, Runner};
 use t3c_ir::{
     Builder, Context, Element, Location, Ref, ScalarBody, ScalarOp, TensorType,
     function::{Function, Port, Signature, add_function, add_grid},
@@ -14,8 +14,7 @@ use t3c_schedule::{Axis, Grid};
 
 use super::{
     Cut, Graph, Layout, Leaf, Tables, Term,
-    cost::Costs,
-    extract::Choice,
+    extract::{Choice, trees},
     rules::{Exactness, OPERANDS, Rule, all},
     tables::mask,
     type_of,
@@ -79,6 +78,11 @@ impl Sampler {
     pub fn group(&mut self) -> String {
         let axes: &[usize] = [&[0][..], &[1], &[0, 1], &[1, 0]][self.below(4)];
         self.grouped(axes)
+    }
+
+    /// A group of one device.
+    pub fn alone(&mut self) -> String {
+        self.grouped(&[])
     }
 
     /// Two groups along different axes.
@@ -377,9 +381,7 @@ fn check(context: &Context, rule: &Rule, seed: u64) -> usize {
         .with_iter_limit(1)
         .run(&rule.rewrites().unwrap());
     let graph = runner.egraph;
-    let extractor = Extractor::new(&graph, Costs(&graph));
-    let best = |class: &egg::EClass<Term, _>| (class.id, extractor.find_best_node(class.id).clone());
-    let trees: Choice = graph.classes().map(best).collect();
+    let trees = trees(&graph);
     let canonical = |term: &Term| term.clone().map_children(|child| graph.find(child));
     let left = canonical(before.id_to_node(root));
     let root = graph.find(root);

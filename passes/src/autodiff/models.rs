@@ -194,19 +194,22 @@ fn partitioning_before_differentiating_gives_the_same_gradients() {
 #[test]
 fn forward_and_backward_fuse_and_keep_their_bits() {
     let context = Context::new();
-    let step = |passes: &[&str]| {
+    let step = |passes: &[&str], remat| {
         let mut module = training(&context, portool(), true, 2);
-        differentiate(module.op(), &Autodiff::default()).unwrap();
+        differentiate(module.op(), &Autodiff { remat, ..Autodiff::default() }).unwrap();
         append(module.op(), &AdamW::default()).unwrap();
         partition(module.op()).unwrap();
         let mut remarks = Vec::new();
         crate::run_passes(&mut module, passes, &mut remarks).unwrap();
         (module, remarks.iter().map(|remark| format!("{remark}\n")).collect::<String>())
     };
-    let (unfused, _) = step(&["t3-split-all-reduce"]);
+    let (unfused, _) = step(&["t3-split-all-reduce"], Remat::None);
     let fusion =
         ["t3-split-all-reduce", "t3-find-pairs", "t3-fuse{policy=always}", "t3-configure-address-space"];
-    let (fused, remarks) = step(&fusion);
+    // The backward computes the layer's first half again, with its pair, and nothing of what follows.
+    let (again, _) = step(&fusion, Remat::Full);
+    assert_eq!(again.text(false).matches("= t3.track_and_trigger").count(), 9);
+    let (fused, remarks) = step(&fusion, Remat::None);
     for feeding in ["o_proj", "down_proj", "2 products feed", "3 products feed"] {
         assert!(remarks.contains(feeding), "{remarks}");
     }
@@ -228,4 +231,5 @@ fn forward_and_backward_fuse_and_keep_their_bits() {
     let inputs = [local(0), local(1)];
     let found = interpreter.run("training", &inputs).unwrap();
     assert_eq!(found, Interpreter::new(unfused.op()).run("training", &inputs).unwrap());
+    assert_eq!(found, Interpreter::new(again.op()).run("training", &inputs).unwrap());
 }

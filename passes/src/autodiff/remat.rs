@@ -33,7 +33,8 @@ pub enum Remat {
     Attention,
     /// Nothing but the layer's arguments: the backward begins with the forward.
     Full,
-    /// At most so many bytes over all layers, spent on the values that save most operations a byte.
+    /// At most so many bytes over all layers of the whole model, before it is partitioned, spent on the values that
+    /// save most operations a byte.
     Bytes(u64),
 }
 

@@ -34,6 +34,7 @@ mod sharding;
 mod units;
 mod walker;
 mod wishes;
+mod zero;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -44,6 +45,7 @@ use t3c_schedule::Reduction;
 pub use graph::LOAD as EXPERT_LOAD;
 pub use pass::Shard;
 pub use sharding::{Sharding, Step};
+pub use zero::Stage;
 
 /// Why a module cannot be partitioned. The module is left as it was.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -188,6 +190,14 @@ const MOST_DEVICES: u64 = 1 << 16;
 /// # Errors
 /// See [`Error`]; the module is unchanged then, except for [`Error::Ir`] from MLIR while it is rewritten.
 pub fn partition(module: Op<'_, '_>) -> Result<(), Error> {
+    partition_with(module, Stage::Off)
+}
+
+/// As [`partition`], with state split over data-parallel devices.
+///
+/// # Errors
+/// See [`partition`].
+pub fn partition_with(module: Op<'_, '_>, stage: Stage) -> Result<(), Error> {
     let annotated = walk::walk(module).into_iter().find(|operation| walk::is(*operation, "shard.shard"));
     let Some(annotation) = annotated else { return Ok(()) };
     let Some((symbol, grid)) = function::grid(module) else {
@@ -204,7 +214,7 @@ pub fn partition(module: Op<'_, '_>) -> Result<(), Error> {
         return Err(Error::Grid { location: graph::location(annotation), sizes, most: MOST_DEVICES });
     }
     let graph = graph::Graph::read(module, grid)?;
-    let plan = plan::plan(&graph)?;
+    let plan = plan::plan(&graph, stage)?;
     rewrite::rewrite(module, &symbol, &graph, &plan)
 }
 

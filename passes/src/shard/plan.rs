@@ -4,11 +4,12 @@ use t3c_ir::Splits;
 use t3c_schedule::{Grid, chunks::divides};
 
 use super::{
-    Error,
+    Error, Stage,
     graph::{FunctionGraph, Graph, Kind},
     sharding::{Sharding, cost},
     units::Indices,
     walker::Walker,
+    zero::Zero,
 };
 
 /// The plan of a module: one entry a function that remains.
@@ -27,6 +28,8 @@ pub struct FunctionPlan {
     pub arguments: Vec<Sharding>,
     /// Which arguments are parameters.
     pub stationary: Vec<bool>,
+    /// How its first call would have each result, where that matters.
+    pub wanted: Vec<Option<Splits>>,
     /// How its results leave.
     pub results: Vec<Sharding>,
     /// Its operations in their new order.
@@ -71,14 +74,15 @@ pub struct Reshard {
 ///
 /// # Errors
 /// See [`Error`].
-pub fn plan(graph: &Graph) -> Result<Plan, Error> {
+pub fn plan(graph: &Graph, stage: Stage) -> Result<Plan, Error> {
     let annotations =
         graph.functions.iter().map(|function| annotations(graph, function)).collect::<Result<Vec<_>, _>>()?;
-    let mut planner = Planner { graph, annotations, plans: Vec::new(), active: Vec::new() };
+    let zero = Zero::new(stage, &graph.grid);
+    let mut planner = Planner { graph, zero, annotations, plans: Vec::new(), active: Vec::new() };
     for (index, function) in graph.functions.iter().enumerate().filter(|(_, function)| function.public) {
         let arguments = planner.entry_arguments(index);
         let stationary = function.arguments.iter().map(|port| is_state(&port.name)).collect();
-        planner.function(index, arguments, stationary)?;
+        planner.function(index, arguments, stationary, vec![])?;
     }
     Ok(Plan { functions: planner.plans })
 }
@@ -86,6 +90,11 @@ pub fn plan(graph: &Graph) -> Result<Plan, Error> {
 /// Whether an argument is a parameter or what an optimizer keeps of it.
 fn is_state(name: &str) -> bool {
     ["param/", "m/", "v/", "master/", "acc/"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether an argument is a parameter.
+pub fn is_parameter(name: &str) -> bool {
+    name.starts_with("param/")
 }
 
 /// The annotated sharding of each argument of a function, after checking every annotation in it.
@@ -151,6 +160,8 @@ pub fn real(grid: &Grid, splits: &[Vec<usize>]) -> Splits {
 pub struct Planner<'g> {
     /// The module.
     pub graph: &'g Graph,
+    /// What data parallelism splits.
+    pub zero: Zero,
     annotations: Vec<Vec<Option<Sharding>>>,
     /// What is planned so far; a callee stands before its callers.
     pub plans: Vec<FunctionPlan>,
@@ -165,7 +176,8 @@ impl Planner<'_> {
             .map(|(port, annotation)| {
                 let like = || self.parameter(index, &port.name, &port.r#type.shape);
                 let whole = || Sharding::replicated(port.r#type.shape.len());
-                annotation.clone().or_else(like).unwrap_or_else(whole)
+                let stated = annotation.clone().filter(|_| !is_parameter(&port.name));
+                stated.or_else(like).unwrap_or_else(whole)
             })
             .collect()
     }
@@ -180,8 +192,13 @@ impl Planner<'_> {
         let wanted = format!("param/{rest}");
         let at = function.arguments.iter().position(|port| port.name == wanted)?;
         let whole = || Sharding::replicated(shape.len());
-        (function.arguments[at].r#type.shape == shape)
-            .then(|| self.annotations[index][at].clone().unwrap_or_else(whole))
+        let r#type = &function.arguments[at].r#type;
+        let annotated = &self.annotations[index][at];
+        let base = annotated.clone().unwrap_or_else(whole);
+        // What no annotation gathers stays whole.
+        let port = || self.zero.port(prefix, &base, r#type, &self.graph.grid);
+        let split = annotated.is_some() || prefix != "param";
+        (r#type.shape == shape).then(|| if split { port() } else { base.clone() })
     }
 
     /// Plans a function for these arguments; returns its place among the plans.
@@ -190,6 +207,7 @@ impl Planner<'_> {
         index: usize,
         arguments: Vec<Sharding>,
         stationary: Vec<bool>,
+        wanted: Vec<Option<Splits>>,
     ) -> Result<usize, Error> {
         let function = &self.graph.functions[index];
         if self.active.contains(&index) {
@@ -197,16 +215,22 @@ impl Planner<'_> {
             return Err(Error::Recursive { location, name });
         }
         self.active.push(index);
-        let (nodes, results) = Walker::new(self, index, &arguments, &stationary).walk()?;
+        let (nodes, results) = Walker::new(self, index, &arguments, (&stationary, &wanted)).walk()?;
         self.active.pop();
-        self.plans.push(FunctionPlan { function: index, arguments, stationary, results, nodes });
+        self.plans.push(FunctionPlan { function: index, arguments, stationary, wanted, results, nodes });
         Ok(self.plans.len() - 1)
     }
 
     /// The plan of the function that a call calls. Operands that the callee annotates arrive so and parameters as
     /// they are; a plan that exists is used where bringing the others to it moves nothing, or else they arrive as
     /// they are in a new one.
-    pub fn call(&mut self, callee: usize, location: &str, operands: &[Operand]) -> Result<usize, Error> {
+    pub fn call(
+        &mut self,
+        callee: usize,
+        location: &str,
+        operands: &[Operand],
+        wanted: Vec<Option<Splits>>,
+    ) -> Result<usize, Error> {
         let (mut arguments, mut stationary) = (Vec::new(), Vec::new());
         let ports = &self.graph.functions[callee].arguments;
         for (argument, (operand, annotation)) in operands.iter().zip(&self.annotations[callee]).enumerate() {
@@ -232,6 +256,7 @@ impl Planner<'_> {
         let fits = |plan: &FunctionPlan| {
             plan.function == callee
                 && plan.stationary == stationary
+                && plan.wanted == wanted
                 && arguments.iter().zip(&plan.arguments).zip(operands).zip(&stationary).all(
                     |(((ours, theirs), operand), fixed)| {
                         ours == theirs || (!fixed && cost(ours, theirs, operand.bytes, &self.graph.grid) == 0)
@@ -240,7 +265,7 @@ impl Planner<'_> {
         };
         match self.plans.iter().position(fits) {
             Some(known) => Ok(known),
-            None => self.function(callee, arguments, stationary),
+            None => self.function(callee, arguments, stationary, wanted),
         }
     }
 }

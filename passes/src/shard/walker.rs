@@ -16,7 +16,7 @@ use super::{
     graph::{Free, FunctionGraph, Kind, Node, Structured},
     linear::is_linear,
     loops::{Claim, assign},
-    plan::{NodePlan, Operand, Planner, Reshard, real},
+    plan::{NodePlan, Operand, Planner, Reshard, is_parameter, real},
     reshape::Reshape,
     sharding::{Sharding, cost},
     units::{self, Indices, Situation},
@@ -34,6 +34,10 @@ pub struct Walker<'p, 'g> {
     /// Gradients that a unit leaves as contributions: every product that reads them ends in a sum over their axes
     /// anyway, so they are not combined first.
     deferred: Vec<bool>,
+    /// Of parameters that lie split over data: how they are where they are computed with.
+    gathered: Vec<Option<Splits>>,
+    /// How results are wanted.
+    wanted: Vec<Option<Splits>>,
     reshards: Vec<Reshard>,
 }
 
@@ -50,16 +54,31 @@ struct Decision {
 
 impl<'p, 'g> Walker<'p, 'g> {
     /// A walk over function `index`, whose arguments arrive like this.
-    pub fn new(planner: &'p mut Planner<'g>, index: usize, arguments: &[Sharding], fixed: &[bool]) -> Self {
+    pub fn new(
+        planner: &'p mut Planner<'g>,
+        index: usize,
+        arguments: &[Sharding],
+        (fixed, wanted): (&[bool], &[Option<Splits>]),
+    ) -> Self {
         let function = &planner.graph.functions[index];
         let mut forms = vec![vec![]; function.values.len()];
         let mut stationary = vec![false; function.values.len()];
-        let deferred = stationary.clone();
+        let (deferred, gathered) = (stationary.clone(), vec![None; function.values.len()]);
         for (value, sharding) in arguments.iter().enumerate() {
             forms[value] = vec![sharding.clone()];
             stationary[value] = fixed[value];
         }
-        Self { planner, index, function, forms, stationary, deferred, reshards: vec![] }
+        Self {
+            planner,
+            index,
+            function,
+            forms,
+            stationary,
+            deferred,
+            gathered,
+            wanted: wanted.to_vec(),
+            reshards: vec![],
+        }
     }
 
     /// Plans every operation; returns the plans and the shardings of the function's results.
@@ -131,7 +150,7 @@ impl<'p, 'g> Walker<'p, 'g> {
 
     fn bytes(&self, value: usize) -> u64 {
         let r#type = &self.function.values[value].r#type;
-        r#type.elements() * r#type.element.bytes()
+        r#type.elements().saturating_mul(r#type.element.bytes())
     }
 
     fn free(&self, value: usize) -> Option<Free> {
@@ -169,7 +188,16 @@ impl<'p, 'g> Walker<'p, 'g> {
     }
 
     fn annotation(&mut self, plan: &mut NodePlan, node: &Node, splits: &[Vec<usize>]) {
-        let wanted = Sharding::split(real(&self.planner.graph.grid, splits));
+        let operand = plan.operands[0];
+        let stated = real(&self.planner.graph.grid, splits);
+        let parameter = self.function.public
+            && self.function.arguments.get(operand).is_some_and(|port| is_parameter(&port.name));
+        let wanted = if parameter && self.planner.zero.splits_parameters() {
+            self.gathered[node.results[0]] = Some(stated);
+            self.made(operand).clone()
+        } else {
+            Sharding::split(stated)
+        };
         self.stationary[node.results[0]] = self.stationary[plan.operands[0]];
         plan.forms = vec![wanted.clone()];
         plan.results = vec![wanted];
@@ -190,8 +218,10 @@ impl<'p, 'g> Walker<'p, 'g> {
     }
 
     fn unit(&self, plan: &mut NodePlan, node: &Node, unit: &Unit) {
-        let operands: Vec<&[Vec<usize>]> =
-            plan.operands.iter().map(|&value| self.made(value).splits.as_slice()).collect();
+        let lying =
+            |&value: &usize| self.gathered[value].clone().unwrap_or_else(|| self.made(value).splits.clone());
+        let lying: Vec<Splits> = plan.operands.iter().map(lying).collect();
+        let operands: Vec<&[Vec<usize>]> = lying.iter().map(Vec::as_slice).collect();
         let rows = match unit.kind {
             UnitKind::LookupGrad | UnitKind::GroupedGrad => {
                 wishes::rows(self.planner, self.index, node.results[0])
@@ -236,7 +266,12 @@ impl<'p, 'g> Walker<'p, 'g> {
             bytes: self.bytes(value),
         };
         let operands: Vec<Operand> = plan.operands.iter().map(operand).collect();
-        let planned = self.planner.call(callee, &node.location, &operands)?;
+        let wish = |&result: &usize| match self.planner.zero.splits_state() {
+            true => wishes::state(self.planner, self.index, result),
+            false => None,
+        };
+        let wanted = node.results.iter().map(wish).collect();
+        let planned = self.planner.call(callee, &node.location, &operands, wanted)?;
         let called = &self.planner.plans[planned];
         plan.forms = called.arguments.clone();
         plan.results = called.results.clone();
@@ -248,8 +283,10 @@ impl<'p, 'g> Walker<'p, 'g> {
     fn returned(&self, operands: &[usize]) -> Vec<Sharding> {
         let ports = operands.iter().zip(&self.function.results);
         ports
-            .map(|(&value, port)| {
-                let own = || self.made(value).resolved();
+            .enumerate()
+            .map(|(number, (&value, port))| {
+                let wanted = || self.wanted.get(number).cloned().flatten().map(Sharding::split);
+                let own = || wanted().unwrap_or_else(|| self.made(value).resolved());
                 let entry = self.function.public;
                 let like = entry.then(|| self.planner.parameter(self.index, &port.name, &port.r#type.shape));
                 like.flatten().unwrap_or_else(own)
@@ -307,16 +344,15 @@ impl<'p, 'g> Walker<'p, 'g> {
         let (output, combines) = (structured.output(), reduction(node, structured).is_ok());
         let wished = self.wished(inputs, structured, node.results[0]);
         let wish = Claim { map: output, splits: &wished, stationary: false };
-        let claims: Vec<Claim<'_>> = inputs
+        let operands = [inputs, &[init]].concat();
+        let lying: Vec<Splits> =
+            operands.iter().map(|&value| self.lying(value, &operands, structured)).collect();
+        let claims: Vec<Claim<'_>> = operands
             .iter()
-            .chain([&init])
             .zip(&structured.maps)
-            .filter(|(value, _)| self.free(**value).is_none())
-            .map(|(&value, map)| Claim {
-                map,
-                splits: &self.made(value).splits,
-                stationary: self.stationary[value],
-            })
+            .zip(&lying)
+            .filter(|((value, _), _)| self.free(**value).is_none())
+            .map(|((&value, map), splits)| Claim { map, splits, stationary: self.stationary[value] })
             // A reduction that cannot be combined is done whole, unless a parameter would have to move for it.
             .filter(|claim| {
                 let mut split = claim.map.iter().zip(claim.splits).filter(|(_, axes)| !axes.is_empty());
@@ -332,7 +368,6 @@ impl<'p, 'g> Walker<'p, 'g> {
                 !split && self.passes(axis, inputs, init, structured, node.results[0])
             })
             .collect();
-        let operands = [inputs, &[init]].concat();
         let factors = assign(&structured.extents, grid, &claims, |factors| {
             self.price(&operands, structured, factors, &through, node.results[0])
         });
@@ -354,6 +389,31 @@ impl<'p, 'g> Walker<'p, 'g> {
         let result =
             Sharding::split(splits).partial(passed.chain(reduced.iter().map(|&axis| (axis, reduction))));
         Ok(Decision { factors, through, once, init: init_form, result })
+    }
+
+    /// How an operand lies for what is computed with it: a parameter is gathered along data axes unless what it meets
+    /// is split like it, and the gradient of split state is scattered.
+    fn lying(&self, value: usize, operands: &[usize], structured: &Structured) -> Splits {
+        let (zero, made) = (&self.planner.zero, &self.forms[value]);
+        let Some(made) = made.first() else { return splits::whole(self.rank(value)) };
+        if let Some(gathered) = &self.gathered[value] {
+            let at = operands.iter().position(|&operand| operand == value).unwrap_or_default();
+            let met = |at_loop: usize, axis: usize| {
+                let others = operands.iter().zip(&structured.maps);
+                others.filter(|(other, _)| self.gathered[**other].is_none()).any(|(&other, map)| {
+                    let forms = self.forms[other].first().map_or(&[][..], |form| &form.splits);
+                    map.iter().zip(forms).any(|(&loop_of, axes)| loop_of == at_loop && axes.contains(&axis))
+                })
+            };
+            let dimensions = structured.maps[at].iter().zip(&made.splits).zip(gathered);
+            let kept = |((&at_loop, axes), own): ((&usize, &Vec<usize>), &Vec<usize>)| {
+                axes.iter().copied().filter(|axis| own.contains(axis) || met(at_loop, *axis)).collect()
+            };
+            return dimensions.map(kept).collect();
+        }
+        let scattered = zero.splits_state() && made.partial.iter().any(|entry| zero.is_data(entry.0));
+        let wished = scattered.then(|| wishes::state(self.planner, self.index, value)).flatten();
+        wished.unwrap_or_else(|| made.splits.clone())
     }
 
     /// How the result is best split along axes that no operand is split along: as it is wanted, if one thing alone

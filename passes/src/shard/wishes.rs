@@ -64,6 +64,40 @@ pub fn direct(planner: &Planner<'_>, index: usize, value: usize) -> Option<Split
     }
 }
 
+/// How the state lies that a gradient ends in, through work of elements and sums: of what it reaches, that which is
+/// split most.
+pub fn state(planner: &Planner<'_>, index: usize, value: usize) -> Option<Splits> {
+    let function = &planner.graph.functions[index];
+    let (mut pending, mut seen, mut best) = (vec![value], vec![], None);
+    while let Some(value) = pending.pop() {
+        if seen.contains(&value) {
+            continue;
+        }
+        seen.push(value);
+        for node in function.values[value].users.iter().map(|&user| &function.nodes[user]) {
+            let Some(position) = node.operands.iter().position(|&operand| operand == value) else { continue };
+            match &node.kind {
+                Kind::Annotation(_) => pending.extend(&node.results),
+                Kind::Structured(structured)
+                    if structured.maps.get(position).is_some_and(|map| map == structured.output()) =>
+                {
+                    pending.extend(&node.results);
+                }
+                Kind::Return if function.public => {
+                    let port = &function.results[position];
+                    let like = planner.parameter(index, &port.name, &port.r#type.shape);
+                    best = best
+                        .into_iter()
+                        .chain(like.map(|like| like.splits))
+                        .max_by_key(|splits| splits.concat().len());
+                }
+                _ => {}
+            }
+        }
+    }
+    best
+}
+
 /// How far [`beside`] looks.
 const DEPTH: usize = 8;
 

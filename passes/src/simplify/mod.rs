@@ -441,3 +441,65 @@ fn top<'c, 'a>(op: Op<'c, 'a>) -> Op<'c, 'a> {
         _ => op,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use t3c_ir::{Context, context::render_location};
+
+    use super::*;
+    use crate::{
+        run_passes,
+        testing::{Move, Program, build_program},
+    };
+
+    #[test]
+    fn options_are_checked() {
+        assert!(Simplify::from_options("reassociate=1").unwrap().reassociate);
+        assert_eq!(Simplify::from_options("").unwrap(), Simplify::default());
+        let error = Simplify::from_options("reassociate=perhaps").unwrap_err().to_string();
+        assert_eq!(error, "t3-simplify: option `reassociate=perhaps`: expected 0 or 1");
+    }
+
+    #[test]
+    fn what_replaces_an_operation_carries_its_location() {
+        let text = r#"shard.grid @grid(shape = 4)
+            func.func @main(%x: tensor<2x6xf32>) -> tensor<8x6xf32> {
+              %g = shard.all_gather %x on @grid grid_axes = [0] gather_axis = 0 : tensor<2x6xf32> -> tensor<8x6xf32> loc("model.norm")
+              %e = tensor.empty() : tensor<8x6xf32> loc("model.mlp")
+              %y = linalg.generic {indexing_maps = [affine_map<(a, b) -> (a, b)>, affine_map<(a, b) -> (a, b)>], iterator_types = ["parallel", "parallel"]} ins(%g : tensor<8x6xf32>) outs(%e : tensor<8x6xf32>) {
+              ^bb0(%i: f32, %o: f32):
+                %r = math.exp %i : f32
+                linalg.yield %r : f32
+              } -> tensor<8x6xf32> loc("model.mlp")
+              return %y : tensor<8x6xf32> loc("model.out")
+            }"#;
+        let context = Context::new();
+        let mut module = context.parse(text, "f.mlir").unwrap();
+        run_passes(&mut module, &["t3-simplify"], &mut vec![]).unwrap();
+        let body = functions(module.op())[0].body().unwrap();
+        let places = |name: &str| -> Vec<String> {
+            let ops = walk::operations(body).into_iter().filter(|op| walk::is(*op, name));
+            ops.map(|op| render_location(op.location())).collect()
+        };
+        assert_eq!(places("shard.all_gather"), ["model.mlp"], "the gather now makes what the work made");
+        assert_eq!(places("linalg.generic"), ["model.mlp"], "{}", module.text(true));
+    }
+
+    #[test]
+    fn a_long_function_meets_the_limits() {
+        // What hangs together may be long: the limits hold, and what is found so far is used.
+        let chain = |at: usize| match at % 4 {
+            0 => Move::Along { what: 0, x: 0, d: 0, group: 0, max: false },
+            1 => Move::Unary { x: 0, op: at },
+            2 => Move::Along { what: 1, x: 0, d: 0, group: 0, max: false },
+            _ => Move::Binary { x: 0, y: 3, op: 0 },
+        };
+        let program = Program { axes: vec![2], moves: (0..200).map(chain).collect() };
+        let context = Context::new();
+        let mut module = build_program(&context, &program);
+        let mut remarks = vec![];
+        run_passes(&mut module, &["t3-simplify"], &mut remarks).unwrap();
+        assert!(remarks.iter().any(|remark| remark.reason == "search-limit"), "or the test shows nothing");
+        assert!(remarks.iter().any(|remark| remark.reason == "simplified"), "{remarks:?}");
+    }
+}

@@ -72,6 +72,9 @@ impl<'c, 'a> Writer<'_, 'c, 'a> {
         let value = match term {
             Term::Value([value]) => self.current(self.values[self.number(*value) as usize]),
             term => {
+                let at = self.standing.get(&class).and_then(|all| all.first()).map(|one| one.op.location());
+                let builder = at.map_or(place.builder, |location| place.builder.at(location));
+                let place = Place { builder, ..place };
                 let reads = self.reads(term, place)?;
                 match self.standing(class, term, &reads, place) {
                     Some(value) => value,
@@ -143,8 +146,7 @@ impl<'c, 'a> Writer<'_, 'c, 'a> {
         reads: &[(Val<'c, 'a>, Layout)],
         place: Place<'c, 'a>,
     ) -> Result<Val<'c, 'a>, PassError> {
-        let at = self.standing.get(&class).and_then(|all| all.first()).map(|standing| standing.op.location());
-        let builder = at.map_or(place.builder, |location| place.builder.at(location));
+        let builder = place.builder;
         let r#type = type_of(self.graph, class);
         let Some((x, _)) = reads.first().cloned() else {
             return Err(t3c_ir::Error::Mlir("a term reads nothing".into()).into());

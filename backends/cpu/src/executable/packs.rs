@@ -18,7 +18,7 @@ use crate::{kernels::PackedLayout, unsafe_memory::Aligned};
 pub(crate) struct Pack {
     /// Index of the argument.
     pub(crate) argument: usize,
-    /// The product: program, step, reader of a gather (or 0), and number.
+    /// The product: program, step, reader of a gather (or 0; for fused steps 1 + what comes before), and number.
     pub(crate) product: [usize; 4],
     layout: Arc<PackedLayout>,
     floats: usize,
@@ -27,7 +27,7 @@ pub(crate) struct Pack {
 /// The products of a step.
 pub(crate) fn products(prepared: Option<&Prepared>) -> &[Gemm] {
     match prepared {
-        Some(Prepared::Gemm(gemm)) => std::slice::from_ref(gemm),
+        Some(Prepared::Gemm(gemm) | Prepared::Add(gemm)) => std::slice::from_ref(gemm),
         Some(Prepared::Fused(fused)) => &fused.products,
         Some(Prepared::Grouped(grouped)) => std::slice::from_ref(&grouped.gemm),
         _ => &[],
@@ -39,6 +39,7 @@ pub(crate) fn product(prepared: &[Vec<Option<Prepared>>], at: [usize; 4]) -> Opt
     let step = prepared[at[0]][at[1]].as_ref();
     let step = match step {
         Some(Prepared::Consume(_, readers)) => readers.get(at[2])?.as_ref(),
+        Some(Prepared::Fused(fused)) if at[2] > 0 => fused.before.get(at[2] - 1)?.as_ref(),
         other => other,
     };
     products(step).get(at[3])
@@ -78,6 +79,13 @@ pub(crate) fn find_packs(
                 for (number, (reader, prepared)) in instance.readers.iter_mut().zip(readers).enumerate() {
                     find(reader, prepared.as_ref(), step, number);
                 }
+            }
+            Some(Prepared::Fused(fused)) => {
+                for (number, (reader, prepared)) in instance.readers.iter_mut().zip(&fused.before).enumerate()
+                {
+                    find(reader, prepared.as_ref(), step, number + 1);
+                }
+                find(instance, prepared[instance.program][step].as_ref(), step, 0);
             }
             prepared => find(instance, prepared, step, 0),
         }

@@ -11,6 +11,8 @@ use crate::{
     arena::{self, Request},
 };
 
+use super::prepare::streamed;
+
 /// Index of a value of the expanded program.
 pub type ValueId = usize;
 
@@ -36,7 +38,7 @@ pub struct Instance {
     pub reads: Vec<ValueId>,
     /// Values written.
     pub writes: Vec<ValueId>,
-    /// The readers of a consumed gather, as instances of their own.
+    /// The readers of a consumed gather, or what a fused step computes before its blocks, as instances of their own.
     pub readers: Vec<Instance>,
     /// For each product, which packed weight it reads, if it reads one.
     pub packed: Vec<Option<usize>>,
@@ -193,6 +195,7 @@ impl Expansion<'_> {
         let is_copy = matches!(&step.kind, StepKind::Compute(Compute { work: Work::Copy, kernel: None, .. }));
         let consumers: &[Compute] = match &step.kind {
             StepKind::Consume(consume) => &consume.consumers,
+            StepKind::Fused(fused) => &fused.producers[..streamed(fused)],
             _ => &[],
         };
         let reader = |reader: &Compute| Instance {
@@ -263,8 +266,10 @@ pub fn operands(step: &Step) -> (Vec<BufferId>, Vec<BufferId>) {
     match &step.kind {
         StepKind::Compute(compute) => (compute.reads.clone(), compute.writes.clone()),
         StepKind::Fused(fused) => {
-            let reads = fused.producers.iter().flat_map(|producer| producer.reads.clone()).collect();
-            (reads, vec![fused.result])
+            let (before, products) = fused.producers.split_at(streamed(fused));
+            let reads = products.iter().chain(before).flat_map(|producer| producer.reads.clone());
+            let writes = before.iter().flat_map(|producer| producer.writes.clone());
+            (reads.collect(), std::iter::once(fused.result).chain(writes).collect())
         }
         StepKind::Collective(collective) => (vec![collective.input], vec![collective.output]),
         StepKind::Consume(consume) => {

@@ -7,6 +7,7 @@ use t3c_ir::{
     function::functions,
     units::{Unit, UnitKind, unit_of},
 };
+use t3c_runtime::layout::Cut;
 use t3c_schedule::{
     CollectiveKind, Compute, Contraction, Fused, Program, Reduction, Schedule, Step, StepKind, Work,
 };
@@ -30,6 +31,8 @@ use crate::{
 pub(crate) enum Prepared {
     /// A matrix product.
     Gemm(Box<Gemm>),
+    /// A matrix product that is added to what its result holds.
+    Add(Box<Gemm>),
     /// A compiled function of the module.
     Kernel(Kernel),
     /// Attention over packed tokens.
@@ -45,7 +48,7 @@ pub(crate) enum Prepared {
     /// The gradient of those matrices.
     GroupedGrad(GroupedGradPlan),
     /// Products whose blocks feed a reduce-scatter.
-    Fused(FusedPlan),
+    Fused(Box<FusedPlan>),
     /// A plain collective.
     Exchange(Exchange),
     /// A gather, then its readers.
@@ -69,6 +72,8 @@ pub(crate) struct Gemm {
     pub(crate) plan: GemmPlan,
     /// Whether the schedule's second operand is the kernel's first.
     pub(crate) swapped: bool,
+    /// Whether the outermost dimension of the result is one of rows.
+    pub(crate) outermost_rows: bool,
 }
 
 /// A product of ragged groups of rows: its batch is the experts.
@@ -100,9 +105,18 @@ pub(crate) struct IndexCheck {
     pub(crate) rows: usize,
 }
 
-/// The products of a fused step.
+/// The work of a fused step: what comes before its blocks, then products that make the contribution block by block,
+/// or, without products, the moves of a contribution that is complete.
 #[derive(Debug)]
 pub(crate) struct FusedPlan {
+    /// What comes before.
+    pub(crate) before: Vec<Option<Prepared>>,
+    /// Where the contribution is among what the step writes, when nothing makes it block by block.
+    pub(crate) complete: Option<usize>,
+    /// The contribution around the dimension that is divided.
+    pub(crate) cut: Cut,
+    /// Instead of tracked blocks, where the collective adds nothing.
+    pub(crate) exchange: Option<Exchange>,
     pub(crate) products: Vec<Gemm>,
     /// Whether chunks are ranges of the kernel's rows; of its columns otherwise.
     pub(crate) by_rows: Vec<bool>,
@@ -141,16 +155,38 @@ impl Preparation<'_> {
         };
         Ok(Some(match &step.kind {
             StepKind::Compute(compute) => return self.reader(program, step, compute),
-            StepKind::Fused(fused) => Prepared::Fused(self.fused(step, fused)?),
+            StepKind::Fused(fused) => {
+                let moves = fused.collective.kind == CollectiveKind::AllToAll;
+                let exchange = moves.then(|| exchange(&fused.collective)).transpose()?;
+                Prepared::Fused(Box::new(self.fused(program, step, fused, exchange)?))
+            }
             StepKind::Collective(collective) => Prepared::Exchange(exchange(collective)?),
             StepKind::Consume(consume) => {
-                let readers = consume.consumers.iter();
-                let readers = readers.map(|reader| self.reader(program, step, reader));
-                Prepared::Consume(exchange(&consume.collective)?, readers.collect::<Result<_, _>>()?)
+                let readers = self.region(program, step, &consume.consumers)?;
+                Prepared::Consume(exchange(&consume.collective)?, readers)
             }
             StepKind::Call { .. } => return Ok(None),
             StepKind::Transfer { .. } => return Err(unsupported("a point-to-point transfer", "collectives")),
         }))
+    }
+
+    /// The work of a region, in order. Products that write what an earlier one wrote are added to it.
+    fn region(
+        &self,
+        program: &Program,
+        step: &Step,
+        computes: &[Compute],
+    ) -> Result<Vec<Option<Prepared>>, Error> {
+        let is_later =
+            |index: usize| computes[..index].iter().any(|earlier| earlier.writes == computes[index].writes);
+        let one = |(index, compute)| {
+            let prepared = self.reader(program, step, compute)?;
+            Ok(match prepared {
+                Some(Prepared::Gemm(gemm)) if is_later(index) => Some(Prepared::Add(gemm)),
+                other => other,
+            })
+        };
+        computes.iter().enumerate().map(one).collect()
     }
 
     /// Local work; a copy needs no code.
@@ -222,7 +258,7 @@ impl Preparation<'_> {
             k: vec![dim(depth, [1, by_depth, 0])],
         };
         let plan = GemmPlan::ragged(&contraction, self.machine)?;
-        let gemm = Gemm { plan, swapped: false };
+        let gemm = Gemm { plan, swapped: false, outermost_rows: true };
         Ok(Prepared::Grouped(Box::new(GroupedPlan { gemm, grouped: grouped_extents(x, w[1]) })))
     }
 
@@ -236,36 +272,75 @@ impl Preparation<'_> {
             what: "a contraction with a loop that neither operand has".into(),
             expected: "every loop in an operand".into(),
         })?;
-        Ok(Gemm { plan: GemmPlan::new(&dims, self.machine)?, swapped })
+        let first = if swapped { &contraction.b } else { &contraction.a };
+        let outermost_rows = contraction.c.first().is_some_and(|outermost| first.contains(outermost));
+        Ok(Gemm { plan: GemmPlan::new(&dims, self.machine)?, swapped, outermost_rows })
     }
 
-    fn fused(&self, step: &Step, fused: &Fused) -> Result<FusedPlan, Error> {
+    fn fused(
+        &self,
+        program: &Program,
+        step: &Step,
+        fused: &Fused,
+        exchange: Option<Exchange>,
+    ) -> Result<FusedPlan, Error> {
         let unsupported = |what: String| Error::Unsupported {
             location: step.location.clone(),
             what,
-            expected: "a sum of matrix products, chunked along a row or column dimension".into(),
+            expected: "a sum that is scattered over devices, or an all-to-all".into(),
         };
-        if fused.collective.kind != CollectiveKind::ReduceScatter
-            || fused.collective.reduction != Reduction::Sum
-        {
+        let adds = fused.collective.kind == CollectiveKind::ReduceScatter
+            && fused.collective.reduction == Reduction::Sum;
+        if !adds && exchange.is_none() {
             return Err(unsupported(format!("a fused {:?}", fused.collective.kind)));
         }
-        let mut plan = FusedPlan { products: Vec::new(), by_rows: Vec::new(), scale: Vec::new() };
-        for producer in &fused.producers {
-            let Work::Contraction(contraction) = &producer.work else {
-                return Err(unsupported("a fused producer that is no matrix product".into()));
-            };
+        let no_cut = || unsupported(format!("a contribution divided along dimension {}", fused.dimension));
+        let (before, products) = fused.producers.split_at(streamed(fused));
+        let written: Vec<_> = before.iter().flat_map(|producer| &producer.writes).collect();
+        let contribution = written.iter().position(|buffer| **buffer == fused.collective.input);
+        if products.is_empty() && contribution.is_none() {
+            return Err(unsupported("a contribution that no producer writes".into()));
+        }
+        let mut plan = FusedPlan {
+            before: self.region(program, step, before)?,
+            // After the result, which comes first.
+            complete: contribution.filter(|_| products.is_empty()).map(|index| index + 1),
+            cut: Cut::of(&fused.shape, fused.dimension).ok_or_else(no_cut)?,
+            exchange,
+            products: Vec::new(),
+            by_rows: Vec::new(),
+            scale: Vec::new(),
+        };
+        for producer in products {
+            let Work::Contraction(contraction) = &producer.work else { continue };
             let gemm = self.gemm(step, contraction)?;
             let (by_rows, scale) =
-                chunk_axis(contraction, gemm.swapped, fused.dimension).ok_or_else(|| {
-                    unsupported(format!("a product chunked along dimension {}", fused.dimension))
-                })?;
+                chunk_axis(contraction, gemm.swapped, fused.dimension).ok_or_else(no_cut)?;
             plan.by_rows.push(by_rows);
             plan.scale.push(scale);
             plan.products.push(gemm);
         }
         Ok(plan)
     }
+}
+
+/// How many of a fused step's producers come before the products that make its blocks one by one: all of them where
+/// the contribution is made otherwise.
+pub(crate) fn streamed(fused: &Fused) -> usize {
+    let makes_blocks = |producer: &Compute| match &producer.work {
+        Work::Contraction(contraction) if producer.writes == [fused.collective.input] => {
+            kernel_dims(contraction)
+                .is_some_and(|(_, swapped)| chunk_axis(contraction, swapped, fused.dimension).is_some())
+        }
+        _ => false,
+    };
+    let producers = &fused.producers;
+    if fused.collective.kind != CollectiveKind::ReduceScatter {
+        return producers.len();
+    }
+    let first = producers.iter().rposition(|producer| !makes_blocks(producer)).map_or(0, |last| last + 1);
+    let is_whole = producers[..first].iter().all(|other| !other.writes.contains(&fused.collective.input));
+    if is_whole { first } else { producers.len() }
 }
 
 /// The module's units, by symbol.
@@ -389,6 +464,7 @@ fn computes(schedule: &Schedule) -> impl Iterator<Item = (&Program, &Step, &Comp
             let computes = match &step.kind {
                 StepKind::Compute(compute) => std::slice::from_ref(compute),
                 StepKind::Consume(consume) => &consume.consumers,
+                StepKind::Fused(fused) => &fused.producers,
                 _ => &[],
             };
             computes.iter().map(move |compute| (program, step, compute))
@@ -446,6 +522,7 @@ fn every(prepared: &[Vec<Option<Prepared>>]) -> impl Iterator<Item = &Prepared> 
     prepared.iter().flatten().flatten().flat_map(|step| {
         let readers: &[Option<Prepared>] = match step {
             Prepared::Consume(_, readers) => readers,
+            Prepared::Fused(fused) => &fused.before,
             _ => &[],
         };
         std::iter::once(step).chain(readers.iter().flatten())
@@ -461,7 +538,7 @@ pub(crate) fn joins(prepared: &[Vec<Option<Prepared>>], instances: &[Instance]) 
     };
     let Some(Prepared::Kernel(kernel)) = of(last) else { return false };
     let Some(rows) = kernel.needs.rows.as_ref().filter(|_| kernel.checks.is_empty()) else { return false };
-    if gemm.plan.batches() != 1 || gemm.plan.rows() != rows.count {
+    if gemm.plan.batches() != 1 || !gemm.outermost_rows || gemm.plan.rows() != rows.count {
         return false;
     }
     let made = instances[..instances.len() - 1].iter().flat_map(|instance| &instance.writes);
@@ -491,7 +568,7 @@ pub(crate) fn shared_floats(prepared: &[Vec<Option<Prepared>>], machine: &Machin
     let whole = |gemm: &Gemm| gemm.plan.packed_b_len().next_multiple_of(16);
     let step = |step: &Prepared| match step {
         Prepared::Fused(fused) => fused.products.iter().map(whole).sum(),
-        Prepared::Gemm(gemm) => gemm.plan.panels_len(gemm.plan.panel_group()),
+        Prepared::Gemm(gemm) | Prepared::Add(gemm) => gemm.plan.panels_len(gemm.plan.panel_group()),
         Prepared::Grouped(grouped) => grouped.gemm.plan.panels_len(grouped.gemm.plan.panels()),
         Prepared::GroupedGrad(grouped) => grouped.scratch(machine)[1],
         _ => 0,
@@ -499,12 +576,13 @@ pub(crate) fn shared_floats(prepared: &[Vec<Option<Prepared>>], machine: &Machin
     every(prepared).map(step).max().unwrap_or(0)
 }
 
-/// Floats of the largest block that a later product of a fused step computes aside.
+/// Floats of the largest product, or block of one, that is computed aside and added.
 pub(crate) fn aside_floats(prepared: &[Vec<Option<Prepared>>]) -> usize {
     let step = |step: &Prepared| match step {
         Prepared::Fused(fused) if fused.products.len() > 1 => {
             fused.products.iter().map(|gemm| gemm.plan.rows() * gemm.plan.cols()).max().unwrap_or(0)
         }
+        Prepared::Add(gemm) => gemm.plan.batches() * gemm.plan.rows() * gemm.plan.cols(),
         _ => 0,
     };
     every(prepared).map(step).max().unwrap_or(0)

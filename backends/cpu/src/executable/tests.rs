@@ -5,8 +5,8 @@ use t3c_ir::{
     units::{Unit, ensure},
 };
 use t3c_schedule::{
-    Algorithm, Axis, Buffer, Collective, CollectiveKind, Compute, Consume, Contraction, Element, Grid,
-    Program, Reduction, SCHEMA, Schedule, Step, StepKind, Work,
+    Algorithm, Axis, Buffer, Collective, CollectiveKind, Compute, Consume, Contraction, Element, Fused, Grid,
+    Program, Reduction, SCHEMA, Schedule, Step, StepKind, Work, address_space::configure_ring_reduce_scatter,
 };
 
 use super::{Executable, Options};
@@ -296,9 +296,9 @@ fn each_row_is_multiplied_by_its_experts_matrix() {
     let plain = Unit::grouped(&tensor([P, S, C, D]), &tensor([S, L, F, D]), 1);
     let transposed = Unit::grouped_transposed(&tensor([P, S, C, D]), &tensor([S, L, D, F]), 1);
     let mut across = vec![0.0; w.len()];
-    for index in 0..w.len() {
+    for (index, weight) in w.iter().enumerate() {
         let (expert, f, d) = (index / (F * D), index / D % F, index % D);
-        across[(expert * D + d) * F + f] = w[index];
+        across[(expert * D + d) * F + f] = *weight;
     }
     for (unit, w_bytes) in [(plain, bytes(&w)), (transposed, bytes(&across))] {
         let inputs = [bytes(&x), w_bytes, ints(&OFFSETS)];
@@ -421,5 +421,59 @@ fn kernels_that_join_a_product_change_no_bit() {
         state.set("x", &port.r#type, &port.split, &bytes(&x)).expect("x");
         executable.run(&mut state).expect("a run");
         assert_eq!(floats(&state.get("y").expect("y").1), expected);
+    }
+}
+
+/// `y = x / 2` of 4 × 4, and an entry from `x` of 4 × 3 to rows of 4.
+const HALF: &str = r#"
+module attributes {t3.axes = ["tp"]} {
+  shard.grid @grid(shape = 2)
+  func.func private @half(%x: tensor<4x4xf32>) -> tensor<4x4xf32> attributes {t3.kernel = "loops"} {
+    %half = arith.constant 0.5 : f32
+    %init = tensor.empty() : tensor<4x4xf32>
+    %y = linalg.generic {indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>, affine_map<(d0, d1) -> (d0, d1)>],
+        iterator_types = ["parallel", "parallel"]} ins(%x : tensor<4x4xf32>) outs(%init : tensor<4x4xf32>) {
+      ^bb0(%v: f32, %out: f32):
+        %s = arith.mulf %v, %half : f32
+        linalg.yield %s : f32
+    } -> tensor<4x4xf32>
+    return %y : tensor<4x4xf32>
+  }
+  func.func @main(%x: tensor<4x3xf32> {t3.name = "x"})
+      -> (tensor<2x4xf32> {t3.name = "y", t3.split = [array<i64: 0>, array<i64>]}) {
+    %y = tensor.empty() : tensor<2x4xf32>
+    return %y : tensor<2x4xf32>
+  }
+}"#;
+
+#[test]
+fn fused_steps_move_what_any_producer_makes() {
+    let contraction = Contraction { extents: vec![4, 4, 3], a: vec![0, 2], b: vec![1, 2], c: vec![0, 1] };
+    let product = |to| Compute {
+        work: Work::Contraction(contraction.clone()),
+        kernel: None,
+        reads: vec![0, 0],
+        writes: vec![to],
+    };
+    let fused = |producers, partial| {
+        StepKind::Fused(Fused {
+            producers,
+            collective: collective(CollectiveKind::ReduceScatter, &[0], 0, [partial, 3]),
+            shape: vec![4, 4],
+            dimension: 0,
+            block: 1,
+            chunks: configure_ring_reduce_scatter(2),
+            result: 3,
+        })
+    };
+    let x: Vec<f32> = (0..12).map(|value| (value % 5) as f32).collect();
+    let square = |n: usize, m: usize| (0..3).map(|k| x[3 * n + k] * x[3 * m + k]).sum::<f32>();
+    // Two devices' contributions: half of a sum of two products behind it, or one product block by block.
+    let behind = fused(vec![product(1), product(1), kernel("half", vec![1], vec![2])], 2);
+    for (step, factor) in [(behind, 2.0), (fused(vec![product(2)], 2), 2.0)] {
+        let buffers = vec![buffer(&[4, 3]), buffer(&[4, 4]), buffer(&[4, 4]), buffer(&[2, 4])];
+        let y = run(HALF, &schedule(&[("tp", 2)], buffers, 3, vec![step]), &x);
+        let expected: Vec<f32> = (0..16).map(|index| factor * square(index / 4, index % 4)).collect();
+        assert_eq!(y, expected);
     }
 }

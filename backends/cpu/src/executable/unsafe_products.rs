@@ -48,6 +48,24 @@ impl Worker<'_> {
         }
     }
 
+    /// A product that is computed aside and added to its result, with the rounding of separate products.
+    pub(super) fn added_product(&self, gemm: &Gemm, instance: &Instance) {
+        let aside = Output::Planned { base: self.memory.aside };
+        let (a, b) = self.operands(gemm, &instance.reads);
+        match self.packed(instance, 0) {
+            Some(packed) => self.packed_product(&gemm.plan, a, packed, aside, &gemm.plan.whole(), &[]),
+            None if gemm.plan.batches() > 1 => self.batched_product(&gemm.plan, (a, b), aside),
+            None => self.grouped_product(&gemm.plan, (a, b), aside, &[]),
+        };
+        let count = self.bytes(instance.writes[0]) / size_of::<f32>();
+        // SAFETY: the result's place and the memory aside hold as many floats, and are different memory.
+        unsafe {
+            let sum = std::slice::from_raw_parts_mut(self.floats(instance.writes[0]), count);
+            let part = std::slice::from_raw_parts(self.memory.aside, count);
+            sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+        }
+    }
+
     pub(super) fn operands(&self, gemm: &Gemm, reads: &[ValueId]) -> (*const f32, *const f32) {
         let (a, b) = if gemm.swapped { (reads[1], reads[0]) } else { (reads[0], reads[1]) };
         (self.floats(a), self.floats(b))
@@ -178,6 +196,12 @@ impl Worker<'_> {
     /// The schedule's chunks in production order: each block is computed where the address space maps it, then
     /// announced to the tracker.
     pub(super) fn fused(&self, key: StepKey, fused: &FusedPlan, instance: &Instance) -> Result<(), Error> {
+        for (prepared, before) in fused.before.iter().zip(&instance.readers) {
+            self.step(key, prepared.as_ref(), before)?;
+        }
+        if let (Some(exchange), Some(complete)) = (&fused.exchange, fused.complete) {
+            return self.exchange(exchange, instance.writes[complete], instance.writes[0]);
+        }
         let mut shared = self.memory.shared;
         let mut operands = Vec::with_capacity(fused.products.len());
         for (number, gemm) in fused.products.iter().enumerate() {
@@ -196,12 +220,28 @@ impl Worker<'_> {
             for block in 0..chunk.blocks {
                 let target = run.target(chunk.position, block)?;
                 let range = run.block_range(chunk.position, block);
-                self.block(fused, &operands, &target, &range);
+                match fused.complete {
+                    Some(complete) => self.copy_block(fused, instance.writes[complete], &target, &range),
+                    None => self.block(fused, &operands, &target, &range),
+                }
                 run.arrived(chunk.position, block)?;
             }
         }
         run.finish()?;
         Ok(())
+    }
+
+    /// One block of a contribution that is complete.
+    fn copy_block(&self, fused: &FusedPlan, from: ValueId, target: &BlockTarget, range: &Range<usize>) {
+        for outer in 0..fused.cut.outer {
+            let row = fused.cut.row(outer, range);
+            // SAFETY: the contribution's place holds all its rows, the target the block's at its stride, and the two
+            // are different memory.
+            unsafe {
+                let to = target.start.add(outer * target.outer_stride);
+                to.copy_from_nonoverlapping(self.floats(from).add(row.start), row.len());
+            }
+        }
     }
 
     /// One block of the contribution: the first product stores it, later ones are computed aside and added, with

@@ -201,7 +201,12 @@ impl Worker<'_> {
         self.step(key, self.executable.prepared[instance.program][step].as_ref(), instance)
     }
 
-    fn step(&self, key: StepKey, prepared: Option<&Prepared>, instance: &Instance) -> Result<(), Error> {
+    pub(super) fn step(
+        &self,
+        key: StepKey,
+        prepared: Option<&Prepared>,
+        instance: &Instance,
+    ) -> Result<(), Error> {
         let location = || self.executable.locations[key.program][key.step].clone();
         match prepared {
             None => Ok(()),
@@ -222,6 +227,10 @@ impl Worker<'_> {
             }
             Some(Prepared::AttentionPaged { shape, cache, scores }) => {
                 self.attention_paged(shape, *cache, *scores, instance, &location)
+            }
+            Some(Prepared::Add(gemm)) => {
+                self.added_product(gemm, instance);
+                Ok(())
             }
             Some(Prepared::Route(routing)) => {
                 self.route(routing, instance);
@@ -287,7 +296,7 @@ impl Worker<'_> {
         });
     }
 
-    fn exchange(&self, exchange: &Exchange, from: ValueId, to: ValueId) -> Result<(), Error> {
+    pub(super) fn exchange(&self, exchange: &Exchange, from: ValueId, to: ValueId) -> Result<(), Error> {
         let group = self.device.group(&exchange.axes)?;
         // SAFETY: both places hold their values and do not overlap: the operand lives until this step is over.
         let (input, output) = unsafe {

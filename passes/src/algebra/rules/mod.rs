@@ -274,6 +274,15 @@ mod tests {
     }
 
     #[test]
+    fn each_rule_has_a_case_of_its_name() {
+        let cases = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/simplify");
+        for rule in all() {
+            let case = cases.join(format!("{}.mlir", rule.name.replace('-', "_")));
+            assert!(case.exists(), "{}", case.display());
+        }
+    }
+
+    #[test]
     fn names_are_distinct_and_sides_are_terms() {
         let mut names: Vec<_> = all().iter().map(|rule| rule.name).collect();
         names.sort_unstable();

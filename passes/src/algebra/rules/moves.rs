@@ -17,6 +17,17 @@ pub fn rules() -> Vec<Rule> {
 
 fn gathers() -> Vec<Rule> {
     vec![
+        // A group of one device.
+        rule!(Exact, "alone", alone(), |m| m.require(m.devices("?g")? == 1), |s| {
+            let (g, (d, c), r, x) = (s.alone(), s.dimensions(), s.reduction(), s.value());
+            match s.below(5) {
+                0 => format!("(gather {g} {d} {x})"),
+                1 => format!("(slice {g} {d} {x})"),
+                2 => format!("(scatter {g} {r} {d} {x})"),
+                3 => format!("(reduce {g} {r} {x})"),
+                _ => format!("(exchange {g} {d} {c} {x})"),
+            }
+        }),
         // Each device gets back the part that it gave.
         rule!(Exact, "gather-then-slice", one("(slice ?g ?d (gather ?g ?d ?x))", "?x"), always, |s| {
             let (g, d, x) = (s.group(), s.dimension(), s.value());
@@ -109,6 +120,17 @@ fn gathers() -> Vec<Rule> {
             }
         ),
     ]
+}
+
+fn alone() -> Vec<(String, String)> {
+    let all = [
+        "(gather ?g ?d ?x)",
+        "(slice ?g ?d ?x)",
+        "(scatter ?g ?r ?d ?x)",
+        "(reduce ?g ?r ?x)",
+        "(exchange ?g ?s ?c ?x)",
+    ];
+    all.into_iter().map(|left| (left.to_owned(), "?x".to_owned())).collect()
 }
 
 /// `?k` is the group along the axes of `?g`, then of `?h`.

@@ -82,14 +82,17 @@ fn an_integer_reduction_is_summed_once() {
   %e = tensor.empty() : tensor<i32>
   %zero = arith.constant 0 : i32
   %f = linalg.fill ins(%zero : i32) outs(%e : tensor<i32>) -> tensor<i32>
-  %y = linalg.reduce ins(%xs : tensor<6x6xi32>) outs(%f : tensor<i32>) dimensions = [0, 1]
+  %whole = shard.sharding @line split_axes = [[]] : !shard.sharding
+  %fs = shard.shard %f to %whole : tensor<i32>
+  %y = linalg.reduce ins(%xs : tensor<6x6xi32>) outs(%fs : tensor<i32>) dimensions = [0, 1]
     (%in: i32, %init: i32) {
       %s = arith.addi %in, %init : i32
       linalg.yield %s : i32
     }
   return %y : tensor<i32>
 }";
-    takes(reduce, &["all_reduce"]);
+    // Only the first device starts from the initial value.
+    takes(reduce, &["process_multi_index", "all_reduce"]);
 }
 
 #[test]
@@ -146,6 +149,20 @@ fn programs_of_one_device_are_left_alone() {
   return %y : tensor<index>
 }";
     takes(place, &["process_linear_index"]);
+}
+
+#[test]
+fn a_transfer_is_no_loop_of_a_schedule() {
+    let context = Context::new();
+    let source = "shard.grid @line(shape = 2)
+func.func @main(%x: tensor<4xf32>) -> tensor<4xf32> {
+  %y = shard.send %x on @line grid_axes = [0] destination = [1] : (tensor<4xf32>) -> tensor<4xf32>
+  return %y : tensor<4xf32>
+}";
+    let mut module = context.parse(source, "case.mlir").unwrap();
+    let passes = [pipelines::sharding(false), pipelines::schedule()].concat();
+    let error = run_passes(&mut module, &passes, &mut Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("case.mlir:3:8") && error.contains("`shard.send` cannot be scheduled"), "{error}");
 }
 
 #[test]

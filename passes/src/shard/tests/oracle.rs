@@ -7,16 +7,21 @@ use t3c_ir::{
 };
 
 use super::models::V;
-use crate::shard::partition;
+use crate::shard::{Stage, partition_with};
 
 /// Tokens of a sequence.
 pub const SEQUENCE: u64 = 2;
 
 /// Partitions a module, checks that it computes what it did, and prints it.
 pub fn partitioned(module: &Module<'_>) -> String {
+    partitioned_with(module, Stage::Off)
+}
+
+/// As [`partitioned`], with state split over data-parallel devices.
+pub fn partitioned_with(module: &Module<'_>, stage: Stage) -> String {
     module.verify().unwrap();
     let whole = module.duplicate();
-    partition(module.op()).unwrap();
+    partition_with(module.op(), stage).unwrap();
     let text = module.text(false);
     module.verify().unwrap_or_else(|error| panic!("{error}\n{text}"));
     assert!(!text.contains("shard.shard ") && !text.contains("shard.sharding"), "{text}");
@@ -34,6 +39,11 @@ fn input(name: &str, r#type: &TensorType, seed: u64) -> Tensor {
         // The row itself, or the one before it in its sequence.
         "rows" => counted(each(&|row| row - u64::from(row % SEQUENCE > 1))),
         "position" => counted(each(&|row| row)),
+        "bias1" | "bias2" => counted(vec![0.5]),
+        name if name.starts_with("v/") => {
+            let squares = Tensor::random(r#type, seed).unwrap().numbers().iter().map(|x| x * x).collect();
+            counted(squares)
+        }
         "block_table" => counted((0..r#type.elements()).map(|at| (at % 2) as f64).collect()),
         _ => Tensor::random(r#type, seed).unwrap(),
     }

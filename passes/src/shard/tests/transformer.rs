@@ -10,9 +10,13 @@ use t3c_ir::{
 
 use super::{
     models::{D, E, F, FF, V, add, grid, ids, rms_norm, silu, tensor},
-    oracle::partitioned,
+    oracle::{partitioned, partitioned_with},
 };
-use crate::autodiff::{self, STOP_GRADIENT};
+use crate::{
+    autodiff::{self, STOP_GRADIENT},
+    optimizer::{AdamW, append},
+    shard::Stage,
+};
 
 /// Tokens, in sequences of [`super::oracle::SEQUENCE`].
 const N: u64 = 24;
@@ -259,4 +263,47 @@ fn fewer_key_value_heads_than_devices() {
     let (block, replica, data) = ("all_reduce 1,2", "all_reduce 0,2", "all_reduce 0");
     let weights = [data, data, replica, replica, data, data, data, data, data];
     assert_eq!(moves(&module, "layer_backward"), [&[block, block][..], &weights].concat(), "{text}");
+}
+
+/// A step on two data-parallel and three tensor-parallel devices; elements of parameters and of moments a device.
+fn zero(stage: Stage) -> (Vec<String>, Vec<String>, [u64; 2]) {
+    let context = Context::new();
+    let layout = Layout {
+        axes: vec![("dp", 2), ("tp", 3)],
+        data: vec![0],
+        heads: vec![1],
+        kv: 3,
+        queries: 2,
+        ..Layout::default()
+    };
+    let module = training_step(&context, &layout);
+    append(module.op(), &AdamW::default()).unwrap();
+    partitioned_with(&module, stage);
+    let ports = t3c_ir::function::entry(module.op()).unwrap().argument_ports().unwrap();
+    let held = |prefix: &str| {
+        let ports = ports.iter().filter(|port| port.name.starts_with(prefix));
+        ports.map(|port| port.r#type.elements()).sum()
+    };
+    (moves(&module, "layer"), moves(&module, "layer_backward"), [held("param/"), held("m/")])
+}
+
+#[test]
+fn state_and_parameters_split_over_data() {
+    let count = |moves: &[String], what: &str| moves.iter().filter(|text| text.starts_with(what)).count();
+    let (forward, backward, [parameters, moments]) = zero(Stage::Off);
+    assert_eq!((count(&forward, "all_gather"), count(&backward, "reduce_scatter")), (0, 0));
+    assert_eq!(parameters, moments);
+    let (forward, backward, [held, moments]) = zero(Stage::State);
+    assert_eq!(count(&forward, "all_gather"), 0);
+    // Seven matrices and two norms.
+    assert_eq!(count(&backward, "reduce_scatter 0"), 9, "{backward:?}");
+    assert_eq!((held, moments * 2), (parameters, parameters));
+    let (forward, backward, [held, moments]) = zero(Stage::Parameters);
+    assert_eq!(count(&forward, "all_gather 0"), 9, "{forward:?}");
+    assert_eq!(
+        (count(&backward, "all_gather 0"), count(&backward, "reduce_scatter 0")),
+        (9, 9),
+        "{backward:?}"
+    );
+    assert_eq!((held * 2, moments * 2), (parameters, parameters));
 }

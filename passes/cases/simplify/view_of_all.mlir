@@ -1,5 +1,5 @@
 // pass: t3-simplify
-// Transposes change places with gathers and undo each other.
+// Two transposes are none.
 shard.grid @grid(shape = 4)
 
 func.func private @f(%arg0: tensor<2x6xf32>) -> tensor<8x6xf32> {
@@ -9,12 +9,12 @@ func.func private @f(%arg0: tensor<2x6xf32>) -> tensor<8x6xf32> {
   ^bb0(%i0: f32, %o_: f32):
     linalg.yield %i0 : f32
   } -> tensor<6x2xf32>
-  %2 = shard.all_gather %1 on @grid grid_axes = [0] gather_axis = 1 : tensor<6x2xf32> -> tensor<6x8xf32>
-  %3 = tensor.empty() : tensor<8x6xf32>
-  %4 = linalg.generic {indexing_maps = [affine_map<(d0, d1) -> (d1, d0)>, affine_map<(d0, d1) -> (d0, d1)>], iterator_types = ["parallel", "parallel"]}
-    ins(%2 : tensor<6x8xf32>) outs(%3 : tensor<8x6xf32>) {
+  %2 = tensor.empty() : tensor<2x6xf32>
+  %3 = linalg.generic {indexing_maps = [affine_map<(d0, d1) -> (d1, d0)>, affine_map<(d0, d1) -> (d0, d1)>], iterator_types = ["parallel", "parallel"]}
+    ins(%1 : tensor<6x2xf32>) outs(%2 : tensor<2x6xf32>) {
   ^bb0(%i0: f32, %o_: f32):
     linalg.yield %i0 : f32
-  } -> tensor<8x6xf32>
+  } -> tensor<2x6xf32>
+  %4 = shard.all_gather %3 on @grid grid_axes = [0] gather_axis = 0 : tensor<2x6xf32> -> tensor<8x6xf32>
   return %4 : tensor<8x6xf32>
 }

@@ -1,0 +1,3 @@
+// pass: every
+// Nothing at all.
+
