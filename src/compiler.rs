@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use t3c_frontends::{Graph, Objective, Options, Phase};
-use t3c_ir::{Context, Element, Module};
+use t3c_ir::{
+    Context, Element, Module,
+    units::{UnitKind, unit_of},
+};
 use t3c_passes::{
     Remark,
     autodiff::{self, Autodiff, Remat},
@@ -271,7 +274,17 @@ fn set_expert_load(module: &Module<'_>, load: &[f64]) -> Result<(), Error> {
     if load.is_empty() {
         return Ok(());
     }
-    let numbers: Vec<String> = load.iter().map(|share| format!("{share:e}")).collect();
+    let units = t3c_ir::function::functions(module.op()).into_iter().filter_map(unit_of);
+    let routers = units.filter(|unit| unit.kind == UnitKind::Route);
+    let mut experts = routers.filter_map(|unit| unit.arguments.first()?.shape.last().copied()).peekable();
+    if experts.peek().is_none() {
+        return Err(Error::option("--expert-load", "the model has no experts; leave it out"));
+    }
+    if let Some(experts) = experts.find(|experts| *experts != load.len() as u64) {
+        let problem = format!("{} numbers; the model has {experts} experts", load.len());
+        return Err(Error::option("--expert-load", problem));
+    }
+    let numbers: Vec<String> = load.iter().map(|share| format!("{share:.17e}")).collect();
     let text = format!("array<f64: {}>", numbers.join(", "));
     let attribute = melior::ir::Attribute::parse(module.context().mlir(), &text)
         .ok_or_else(|| Error::option("expert load", format!("`{text}` is no list of numbers")))?;

@@ -237,7 +237,7 @@ fn options_that_do_not_fit() {
     let compile = |extra: &[&str]| t3c(&[&["compile", "examples/models/t-nlg.json"], extra].concat());
     refused(&compile(&["--tp", "3"]), &["tp", "3"]);
     refused(&compile(&["--dp", "3"]), &["--dp", "3", "batch of 8"]);
-    for (option, value) in [("--threads", "4"), ("--remat", "full"), ("--remat", "some")] {
+    for (option, value) in [("--zero", "1"), ("--remat", "full"), ("--remat", "some")] {
         refused(&compile(&[option, value]), &[option, value]);
     }
     refused(&compile(&["--remarks-file", "remarks.txt"]), &["--remarks-file", "remarks.txt", ".yaml"]);
@@ -263,6 +263,13 @@ fn expert_loads() {
     check("[1, -1]", &["negative"]);
     check("[0, 0]", &["only zeros"]);
     check("[1e999]", &["l.json"]);
+    let folder = Folder::new();
+    let load = folder.file("l.json", "[1, 2]");
+    refused(&t3c(&["compile", "examples/models/t-nlg.json", "--expert-load", &load]), &["no experts"]);
+    refused(
+        &t3c(&["compile", "examples/models/mixtral-8x7b", "--expert-load", &load]),
+        &["2 numbers", "8 experts"],
+    );
 }
 
 #[test]

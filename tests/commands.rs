@@ -153,6 +153,21 @@ fn sequence_parallelism_has_pairs_on_both_sides() {
 }
 
 #[test]
+fn an_uneven_load_moves_more_rows() {
+    let folder = Folder::new();
+    let rows = |load: &str| -> u64 {
+        let load = folder.file("load.json", load);
+        let model = ["compile", "examples/models/mixtral-8x7b", "--tp", "2", "--ep", "2", "--seq", "256"];
+        let text = t3c(&[&model[..], &["--expert-load", &load, "--emit", "sharded"]].concat()).succeeded();
+        let all = text.split("t3.rows = ").skip(1);
+        let all = all.filter_map(|rest| rest.split_whitespace().next().and_then(|rows| rows.parse().ok()));
+        all.max().expect("an all-to-all of rows")
+    };
+    let (even, uneven) = (rows("[1, 1, 1, 1, 1, 1, 1, 1]"), rows("[50, 1, 1, 1, 1, 1, 1, 1]"));
+    assert!(uneven > even, "{even} {uneven}");
+}
+
+#[test]
 fn remarks_are_written_to_files() {
     let folder = Folder::new();
     for (name, expected) in [("r.yaml", "--- !Passed"), ("r.json", "t3c.remarks/1")] {

@@ -42,7 +42,7 @@ pub fn training(
         tokens: Some(step.tokens),
         rows: Some(step.rows),
         tp: Some(step.tp),
-        // Native code has no split vocabulary.
+        // The normaliser is added up as the rollout does it, which sees whole rows of logits.
         vocab_parallel: Some(false),
         objective: step.objective.clone(),
         temperature: Some(step.temperature),

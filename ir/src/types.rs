@@ -6,7 +6,7 @@ use melior::ir::{
 };
 use t3c_schedule::Element;
 
-use crate::{Error, Val};
+use crate::{Error, Val, ffi};
 
 /// A ranked tensor of static shape.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -29,7 +29,10 @@ impl TensorType {
     /// When it is not a ranked tensor of static shape and known element type.
     pub fn of(value: Val<'_, '_>) -> Result<Self, Error> {
         use melior::ir::ValueLike;
-        Self::from_mlir(value.r#type())
+        Self::from_mlir(value.r#type()).map_err(|error| match (error, ffi::value_home(value)) {
+            (Error::Mlir(message), Some(home)) => Error::at(home, message),
+            (error, _) => error,
+        })
     }
 
     /// A type from MLIR. A scalar counts as a tensor of rank 0.

@@ -67,8 +67,8 @@ impl<'s> Fields<'s> {
         Err(Error::unsupported(field, &found.to_string(), &[&expected.to_string()]))
     }
 
-    /// A cap, where `null` is none and a missing field the default.
-    pub fn cap(&self, field: &str, default: f64) -> Result<Option<f64>, Error> {
+    /// A field of which `null` means none, and a missing one the default.
+    pub fn nullable<T: DeserializeOwned>(&self, field: &str, default: T) -> Result<Option<T>, Error> {
         match self.values.contains_key(self.name(field)) {
             true => self.optional(field),
             false => Ok(Some(default)),

@@ -5,6 +5,7 @@ use super::{Defaults, Family, fields::Fields};
 use crate::{
     decoder::{Biases, DecoderConfig, Norm, Residual, TensorNames},
     error::Error,
+    json::Size,
 };
 
 pub(super) const FAMILY: Family = Family {
@@ -32,11 +33,11 @@ fn adapt(fields: &Fields<'_>, config: &mut DecoderConfig) -> Result<(), Error> {
     config.residual = Residual::Sandwich;
     config.embedding_scale = Some((config.hidden_size as f64).sqrt());
     config.query_scale = Some(1.0 / fields.or("query_pre_attn_scalar", SCALAR)?.sqrt());
-    config.attention_softcap = fields.cap("attn_logit_softcapping", CAPS.0)?;
-    config.logit_softcap = fields.cap("final_logit_softcapping", CAPS.1)?;
+    config.attention_softcap = fields.nullable("attn_logit_softcapping", CAPS.0)?;
+    config.logit_softcap = fields.nullable("final_logit_softcapping", CAPS.1)?;
     let bias = fields.or("attention_bias", false)?;
     config.biases = Biases { query_key_value: bias, output: bias, mlp: false };
     fields.only("use_bidirectional_attention", false, false)?;
-    let window = fields.size_or("sliding_window", WINDOW)?;
-    fields.windows(config, Some(window), |layer| layer % 2 == 0)
+    let window = fields.nullable("sliding_window", Size(WINDOW))?.map(|size| size.0);
+    fields.windows(config, window, |layer| layer % 2 == 0)
 }

@@ -28,8 +28,8 @@ fn adapt(fields: &Fields<'_>, config: &mut DecoderConfig) -> Result<(), Error> {
 
 /// The windows of Qwen's families.
 pub(super) fn windows(fields: &Fields<'_>, config: &mut DecoderConfig) -> Result<(), Error> {
-    let window = fields.size_or("sliding_window", WINDOW)?;
-    let window = fields.or("use_sliding_window", false)?.then_some(window);
+    let window = fields.nullable("sliding_window", Size(WINDOW))?.map(|size| size.0);
+    let window = if fields.or("use_sliding_window", false)? { window } else { None };
     let first = fields.or("max_window_layers", FULL_LAYERS)?;
     fields.windows(config, window, |layer| layer >= first)
 }

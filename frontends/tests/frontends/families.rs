@@ -224,9 +224,9 @@ macro_rules! families {
 }
 
 families! {
-    gpt2: "gpt2", vec![tp(2), sp(2), dp(2, tp(1)), dp(2, sp(3))];
+    gpt2: "gpt2", vec![sp(2), dp(2, sp(3))];
     opt: "opt", vec![tp(2), sp(2)];
-    opt_with_norms_after_blocks: "opt-post-norm", vec![tp(2), sp(2)];
+    opt_with_norms_after_blocks: "opt-post-norm", vec![sp(2)];
     gpt_neox: "gpt_neox", vec![tp(2), sp(2)];
     gpt_neox_in_sequence: "gpt_neox-sequential", vec![dp(2, tp(2))];
     llama_with_dynamic_frequencies: "llama-dynamic", vec![tp(2), sp(6)];
@@ -237,7 +237,7 @@ families! {
     phi3_within_its_first_context: "phi3-short", vec![sp(2)];
     phi3_beyond_it: "phi3-long", vec![tp(2)];
     gemma2: "gemma2", vec![tp(2), dp(2, sp(2))];
-    mixtral: "mixtral", vec![tp(2), sp(2), dp(2, tp(1)), ep(2, tp(1)), ep(2, sp(2))];
+    mixtral: "mixtral", vec![tp(2), ep(2, tp(1)), ep(2, sp(2))];
     mixtral_with_balanced_load: "mixtral-balanced", vec![ep(2, tp(1)), dp(2, tp(2))];
     qwen3_moe: "qwen3_moe", vec![tp(2), ep(2, tp(1))];
     qwen3_moe_with_shares_that_sum_to_1: "qwen3_moe-normalised", vec![ep(2, tp(1)), tp(2)];

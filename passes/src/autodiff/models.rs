@@ -19,10 +19,31 @@ const CONFIG: &str = r#"{
   "rope_theta": 10000.0, "vocab_size": 18, "head_dim": 2, "tie_word_embeddings": TIED
 }"#;
 
+/// Routed experts: two of three a token.
+const MIXTRAL: &str = r#"{
+  "model_type": "mixtral", "hidden_size": 8, "intermediate_size": 6, "num_attention_heads": 4,
+  "num_key_value_heads": 2, "num_hidden_layers": 1, "max_position_embeddings": 16, "rms_norm_eps": 1e-5,
+  "rope_theta": 10000.0, "vocab_size": 18, "num_local_experts": 3, "num_experts_per_tok": 2,
+  "tie_word_embeddings": false, "hidden_act": "silu"
+}"#;
+
+/// Bounded scores, alternating windows, norms of 1 + w.
+const GEMMA2: &str = r#"{
+  "model_type": "gemma2", "hidden_size": 8, "intermediate_size": 6, "num_attention_heads": 4,
+  "num_key_value_heads": 2, "head_dim": 4, "num_hidden_layers": 2, "max_position_embeddings": 16,
+  "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "vocab_size": 18, "query_pre_attn_scalar": 6,
+  "sliding_window": 2, "attn_logit_softcapping": 0.5, "final_logit_softcapping": 0.8,
+  "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": true
+}"#;
+
 fn training<'c>(context: &'c Context, objective: Objective, tied: bool, tp: u64) -> Module<'c> {
+    training_of(context, &CONFIG.replace("TIED", &tied.to_string()), objective, tp)
+}
+
+fn training_of<'c>(context: &'c Context, config: &str, objective: Objective, tp: u64) -> Module<'c> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("config.json");
-    std::fs::write(&path, CONFIG.replace("TIED", &tied.to_string())).expect("a file");
+    std::fs::write(&path, config).expect("a file");
     let options = Options {
         phase: Phase::Training,
         tokens: Some(6),
@@ -69,12 +90,19 @@ fn portool() -> Objective {
 }
 
 #[test]
-fn a_training_step_of_two_layers_has_the_gradients_of_its_loss() {
-    for (objective, tied) in [(Objective::Lm, false), (portool(), true)] {
+fn training_steps_have_the_gradients_of_their_loss() {
+    let llama = |tied: &str| CONFIG.replace("TIED", tied);
+    let steps = [
+        (llama("false"), Objective::Lm, Remat::None),
+        (llama("true"), portool(), Remat::Attention),
+        (MIXTRAL.into(), Objective::Lm, Remat::Full),
+        (GEMMA2.into(), Objective::Lm, Remat::None),
+    ];
+    for (config, objective, remat) in steps {
         let context = Context::new();
-        let module = training(&context, objective, tied, 1);
+        let module = training_of(&context, &config, objective, 1);
         let with = module.duplicate();
-        differentiate(with.op(), &Autodiff::default()).unwrap();
+        differentiate(with.op(), &Autodiff { remat, ..Autodiff::default() }).unwrap();
         with.verify().unwrap();
         let entry = function::entry(with.op()).unwrap();
         let (ports, results) = (entry.argument_ports().unwrap(), entry.result_ports().unwrap());
