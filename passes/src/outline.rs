@@ -378,7 +378,9 @@ fn is_tensor(value: Val<'_, '_>) -> bool {
 /// Refuses communication that no step carries out, such as `shard.send`: it is no loop.
 fn refuse_transfers(op: Op<'_, '_>) -> Result<(), PassError> {
     let name = walk::name(op);
-    let moves = name.starts_with("shard.") && op.results().any(|result| is_tensor(result.into()));
+    let moves = name.starts_with("shard.")
+        && name != "shard.shard"
+        && op.results().any(|result| is_tensor(result.into()));
     if !moves || Collective::cast(op).is_some() {
         return Ok(());
     }
