@@ -217,10 +217,11 @@ fn sequences(tokens: &HostTensor) -> Vec<Vec<i64>> {
     integers(tokens).chunks(tokens.r#type.shape[1] as usize).map(<[i64]>::to_vec).collect()
 }
 
-/// The largest error over the largest value.
-#[track_caller]
+/// Below it, values are what rounding left of zero.
 const NOISE: f32 = 1e-4;
 
+/// The largest error over the largest value.
+#[track_caller]
 fn distance(expected: &HostTensor, found: &HostTensor) -> f64 {
     assert_eq!(expected.r#type.elements(), found.r#type.elements());
     if expected.r#type.elements() > 1 {

@@ -173,6 +173,22 @@ impl Degrees {
         self.remat().map(drop)
     }
 
+    /// Refuses what only a training program has.
+    fn check_phase(&self, phase: Phase) -> Result<(), Error> {
+        let wrong = |option, found: &str, what| {
+            Err(Error::option(
+                option,
+                format!("{found}: only a training program has {what}; expected --phase training"),
+            ))
+        };
+        match phase {
+            Phase::Training => Ok(()),
+            _ if self.remat()? != Remat::None => wrong("--remat", &self.remat, "a backward"),
+            _ if self.stage() != Zero::Off => wrong("--zero", &self.zero, "an optimizer"),
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses what running on this machine does not do.
     pub fn check_run(&self) -> Result<(), Error> {
         match self {
@@ -347,15 +363,7 @@ impl ModelOptions {
             dtype: self.dtype.map(Element::from),
             ..Options::default()
         };
-        if phase != Phase::Training && self.degrees.remat()? != Remat::None {
-            return Err(Error::option(
-                "--remat",
-                format!(
-                    "{}: only a training program has a backward; expected --phase training",
-                    self.degrees.remat
-                ),
-            ));
-        }
+        self.degrees.check_phase(phase)?;
         let compiler = Compiler::from_path(&self.model).options(options).choose_degree();
         let compiler = compiler.remat(self.degrees.remat()?).reassociate(self.passes.reassociate);
         let compiler = compiler.expert_load(self.expert_load()?).zero(self.degrees.stage());
@@ -413,6 +421,7 @@ impl ModelOptions {
             ("--ep", self.degrees.ep.is_some_and(|ep| ep > 1)),
             ("--sequence-parallel", self.degrees.sequence_parallel),
             ("--expert-load", self.expert_load.is_some()),
+            ("--zero", self.degrees.stage() != Zero::Off),
         ];
         if let Some((option, _)) = fixed.iter().find(|(_, given)| *given) {
             return Err(Error::option(

@@ -52,8 +52,8 @@ struct Shared {
     watch: Arc<Watch>,
     hooks: Arc<Hooks>,
     steps: HashMap<StepKey, Step>,
-    /// For each set of axes, as a bit mask.
-    groupings: Vec<Grouping<Board>>,
+    /// For each order of each set of axes: it is the order of the ring.
+    groupings: HashMap<Vec<usize>, Grouping<Board>>,
 }
 
 /// One thing in each group along some axes.
@@ -112,10 +112,9 @@ impl Runtime {
             let step = Step { instances: Grouping::new(grid, &spec.axes, fused)?, results };
             instances.insert(spec.key, step);
         }
-        let axes =
-            |mask: usize| (0..grid.axes.len()).filter(|axis| mask >> axis & 1 == 1).collect::<Vec<_>>();
-        let groupings = (0..1_usize << grid.axes.len())
-            .map(|mask| Grouping::new(grid, &axes(mask), |members| Ok(Board::new(members))))
+        let groupings = orders(grid.axes.len())
+            .into_iter()
+            .map(|axes| Ok((axes.clone(), Grouping::new(grid, &axes, |members| Ok(Board::new(members)))?)))
             .collect::<Result<_, Error>>()?;
         let shared = Shared { devices, axes: grid.axes.len(), watch, hooks, steps: instances, groupings };
         Ok(Runtime { pool: Pool::new(devices)?, shared })
@@ -181,8 +180,21 @@ impl Runtime {
 
 /// More devices than any machine has cores, and few enough for 32-bit arithmetic everywhere.
 const MAX_DEVICES: u32 = 1 << 12;
-/// There is one meeting point for each set of axes.
-const MAX_AXES: usize = 8;
+/// There is one meeting point for each order of each set of axes.
+const MAX_AXES: usize = 5;
+
+/// Every list of distinct axes.
+fn orders(axes: usize) -> Vec<Vec<usize>> {
+    let mut all = vec![Vec::new()];
+    let mut done = 0;
+    while done < all.len() {
+        let longer = (0..axes).filter(|axis| !all[done].contains(axis));
+        let longer: Vec<_> = longer.map(|axis| [all[done].as_slice(), &[axis]].concat()).collect();
+        all.extend(longer);
+        done += 1;
+    }
+    all
+}
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());
@@ -242,11 +254,10 @@ impl<'a> DeviceContext<'a> {
 
     /// The device's group along `axes` (indices into `Grid::axes`), for collectives.
     pub fn group(&self, axes: &[usize]) -> Result<Group<'a>, Error> {
-        if let Some(axis) = axes.iter().find(|&&axis| axis >= self.shared.axes) {
-            return Err(Error::Grid(format!("there is no axis {axis} among {}", self.shared.axes)));
-        }
-        let mask = axes.iter().fold(0_usize, |mask, axis| mask | 1 << axis);
-        let (members, board, position) = self.shared.groupings[mask].of(self.device);
+        let grouping = self.shared.groupings.get(axes).ok_or_else(|| {
+            Error::Grid(format!("{axes:?} are not distinct axes among {}", self.shared.axes))
+        })?;
+        let (members, board, position) = grouping.of(self.device);
         let (watch, hooks) = (&*self.shared.watch, &*self.shared.hooks);
         Ok(Group { exchange: board, watch, hooks, members, position, _worker: self._worker })
     }

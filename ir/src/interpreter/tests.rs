@@ -308,5 +308,5 @@ func.func @f(%x: tensor<3xf64>, %y: tensor<3xf64>, %s: tensor<f64>, %m: tensor<f
             Tensor::f64([], [0.0]),
         ]],
     );
-    assert!(error.unwrap_err().to_string().contains("initial value of another"));
+    assert!(error.unwrap_err().to_string().contains("depend on each other"));
 }
