@@ -11,7 +11,7 @@ use melior::{
     },
     pass::{Pass, PassManager},
 };
-use t3c_schedule::{Arrival, Chunk, ffi as words};
+use t3c_schedule::{Arrival, Chunk, Element, ffi as words};
 
 use crate::{Blk, Op, Val};
 
@@ -274,6 +274,20 @@ pub fn arrival_of(attribute: Attribute<'_>) -> Option<Arrival> {
     match words[..] {
         [relative, from, ref sends @ ..] => Some(Arrival { relative, from, sends: sends.to_vec() }),
         _ => None,
+    }
+}
+
+/// The element of a floating-point type that we have, or `None` for any other type.
+pub fn float_of(r#type: Type<'_>) -> Option<Element> {
+    let raw = r#type.to_raw();
+    // SAFETY: the predicates only read the type, which its lifetime keeps alive.
+    let is = |predicate: unsafe extern "C" fn(mlir_sys::MlirType) -> bool| unsafe { predicate(raw) };
+    match () {
+        () if is(mlir_sys::mlirTypeIsAF32) => Some(Element::F32),
+        () if is(mlir_sys::mlirTypeIsAF64) => Some(Element::F64),
+        () if is(mlir_sys::mlirTypeIsABF16) => Some(Element::Bf16),
+        () if is(mlir_sys::mlirTypeIsAF16) => Some(Element::F16),
+        () => None,
     }
 }
 

@@ -244,8 +244,8 @@ pub(crate) fn projected_permutation(attribute: Attribute<'_>) -> Option<Vec<usiz
     let map = ffi::affine_map_of(attribute)?;
     let results: Option<Vec<usize>> = (0..map.result_count())
         .map(|index| {
-            let text = map.result(index).ok()?.to_string();
-            text.strip_prefix('d')?.parse().ok()
+            let loop_ = map.result(index).ok()?;
+            loop_.is_dim().then(|| loop_.dim_position())
         })
         .collect();
     results.filter(|results| (1..results.len()).all(|index| !results[..index].contains(&results[index])))

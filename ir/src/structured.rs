@@ -87,9 +87,15 @@ fn maps(operation: Op<'_, '_>) -> Result<Vec<Vec<usize>>, Error> {
 
 fn iterators(operation: Op<'_, '_>, maps: &[Vec<usize>], inputs: usize) -> Result<Vec<Iterator>, Error> {
     if let Some(kinds) = crate::attributes::array(operation, "iterator_types") {
-        let reduction = |kind: &Attribute<'_>| kind.to_string().contains("reduction");
-        let kind = |kind| if reduction(&kind) { Iterator::Reduction } else { Iterator::Parallel };
-        return Ok(kinds.into_iter().map(kind).collect());
+        // Attributes are uniqued, and printing one is slow.
+        let mut found: Vec<Iterator> = Vec::with_capacity(kinds.len());
+        for (index, kind) in kinds.iter().enumerate() {
+            let same = kinds[..index].iter().position(|other| other == kind);
+            let is_reduction = || kind.to_string().contains("reduction");
+            let new = || if is_reduction() { Iterator::Reduction } else { Iterator::Parallel };
+            found.push(same.map_or_else(new, |same| found[same]));
+        }
+        return Ok(found);
     }
     // A named operation: what its outputs do not have is summed.
     let loops = maps.iter().flatten().max().map_or(0, |last| last + 1);

@@ -2,7 +2,7 @@
 
 use melior::ir::{
     Type, TypeLike,
-    r#type::{DimSize, RankedTensorType},
+    r#type::{DimSize, IntegerType, RankedTensorType},
 };
 use t3c_schedule::Element;
 
@@ -98,10 +98,16 @@ pub fn element_of(r#type: Type<'_>) -> Option<Element> {
     if r#type.is_index() {
         return Some(Element::I64);
     }
-    let text = r#type.to_string();
-    [Element::F64, Element::F32, Element::F16, Element::Bf16, Element::I64, Element::I32, Element::I1]
-        .into_iter()
-        .find(|&element| text == element_name(element))
+    if !r#type.is_integer() {
+        return ffi::float_of(r#type);
+    }
+    let integer = IntegerType::try_from(r#type).ok().filter(IntegerType::is_signless)?;
+    match integer.width() {
+        64 => Some(Element::I64),
+        32 => Some(Element::I32),
+        1 => Some(Element::I1),
+        _ => None,
+    }
 }
 
 /// The MLIR type of an element.
@@ -111,9 +117,9 @@ pub fn element_type(context: &melior::Context, element: Element) -> Type<'_> {
         Element::F32 => Type::float32(context),
         Element::F16 => Type::float16(context),
         Element::Bf16 => Type::bfloat16(context),
-        Element::I64 => melior::ir::r#type::IntegerType::new(context, 64).into(),
-        Element::I32 => melior::ir::r#type::IntegerType::new(context, 32).into(),
-        Element::I1 => melior::ir::r#type::IntegerType::new(context, 1).into(),
+        Element::I64 => IntegerType::new(context, 64).into(),
+        Element::I32 => IntegerType::new(context, 32).into(),
+        Element::I1 => IntegerType::new(context, 1).into(),
     }
 }
 

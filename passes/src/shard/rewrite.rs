@@ -156,6 +156,13 @@ impl<'c, 'a> Rewriter<'_, 'c, 'a> {
     /// Constants stay where they are.
     fn keep(&mut self, plan: &NodePlan) -> Result<(), Error> {
         let old = self.emitter.operation(plan.node);
+        // A fill of what is rewritten is made anew where it is wanted.
+        if walk::is(old, "linalg.fill") {
+            let init = old.operand(1).map_err(t3c_ir::Error::from)?;
+            if !ffi::value_owner(init).is_some_and(|owner| walk::is(owner, "tensor.empty")) {
+                return Ok(());
+            }
+        }
         for (&value, form) in self.function.nodes[plan.node].results.iter().zip(&plan.results) {
             self.emitter.define(value, form, old.result(0).map_err(t3c_ir::Error::from)?.into());
         }
@@ -240,18 +247,16 @@ impl<'c, 'a> Rewriter<'_, 'c, 'a> {
         }
     }
 
-    /// Erases what was rewritten, users first, and constants that nothing uses any more.
+    /// Erases what was rewritten, and constants that nothing uses any more: users first.
     fn erase_old(&self) {
-        let (constants, rewritten): (Vec<usize>, Vec<usize>) = (0..self.function.nodes.len())
-            .rev()
-            .filter(|&node| !matches!(self.function.nodes[node].kind, Kind::Return))
-            .partition(|&node| matches!(self.function.nodes[node].kind, Kind::Inert));
-        for node in rewritten {
-            ffi::erase(self.emitter.operation(node));
-        }
-        for node in constants {
+        for (node, read) in self.function.nodes.iter().enumerate().rev() {
             let operation = self.emitter.operation(node);
-            if operation.results().all(|result| ffi::uses(result.into()).is_empty()) {
+            let is_erased = match read.kind {
+                Kind::Return => false,
+                Kind::Inert => operation.results().all(|result| ffi::uses(result.into()).is_empty()),
+                _ => true,
+            };
+            if is_erased {
                 ffi::erase(operation);
             }
         }
