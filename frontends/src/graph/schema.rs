@@ -40,8 +40,8 @@ pub struct Model {
     pub ops: Vec<Op>,
     /// Names of the results.
     pub outputs: Vec<String>,
-    /// The scalar that training differentiates [default: an output called `loss`; without one, training takes the
-    /// outputs' gradients as inputs called `seed/<name>`]. Other phases leave out what only the loss needs.
+    /// The scalar that training differentiates (default: an output called `loss`; without one, training takes the
+    /// outputs' gradients as inputs called `seed/<name>`). Other phases leave out what only the loss needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<String>,
 }
