@@ -49,7 +49,8 @@ pub struct Row {
     pub value: f64,
     /// Its unit.
     pub unit: &'static str,
-    /// The share of the physical limit measured in the same run.
+    /// The share of the physical limit measured in the same run; not a number (`null` in JSON) where there is none.
+    #[schemars(with = "Option<f64>")]
     pub limit_ratio: f64,
     /// The peer measured beside it, if any.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -130,6 +130,7 @@ impl Team {
             }
             inside = shared.gate.load(SeqCst) & Gate::INSIDE;
         }
+        // A part's panic goes on in the thread that asked for the step; the runtime reports it for its device.
         if shared.panicked.swap(false, SeqCst) {
             panic!("a part of a step panicked");
         }
